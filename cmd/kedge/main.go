@@ -1,0 +1,4 @@
+// Command kedge is a deduplicating backup engine on a plain git repository.
+package main
+
+func main() {}

@@ -1,0 +1,38 @@
+package repo
+
+import (
+	"fmt"
+
+	"github.com/kedgebackup/kedge/pack"
+)
+
+// MissingError says that an object is not in the repository.
+type MissingError struct{ ID pack.ID }
+
+func (e *MissingError) Error() string { return fmt.Sprintf("object %v is missing", e.ID) }
+
+// RefChangedError says that a ref is not where the caller thought.
+type RefChangedError struct {
+	Ref       string
+	Want, Got pack.ID
+}
+
+func (e *RefChangedError) Error() string {
+	return fmt.Sprintf("%s is at %v, not at %v", e.Ref, e.Got, e.Want)
+}
+
+// ExistsError says that a Store has another file of that name.
+type ExistsError struct{ Name string }
+
+func (e *ExistsError) Error() string {
+	return fmt.Sprintf("%s exists with other content", e.Name)
+}
+
+// NotFoundError says that there is no such repository, save name, save or path.
+type NotFoundError struct {
+	What string   // "repository", "name", "save", "path"
+	Name string   // what was asked for
+	Near []string // names that look like it
+}
+
+func (e *NotFoundError) Error() string { return fmt.Sprintf("no such %s: %q", e.What, e.Name) }

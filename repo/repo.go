@@ -1,0 +1,123 @@
+// Package repo is the repository: a bare git repository, seen at two heights.
+// Repo is objects and refs; Store is named files that are written once.
+package repo
+
+import (
+	"context"
+	"io"
+
+	"github.com/kedgebackup/kedge/pack"
+)
+
+// Repo is a repository as commands see it. *Packs and the remote client
+// implement it. Its methods may be called by several goroutines at once.
+type Repo interface {
+	// Get calls fn once for each id, in any order and from several goroutines at
+	// once. Body is valid until fn returns; its hash was compared with the id.
+	// An error of fn stops it. An object that is not there: *MissingError; one
+	// whose bytes are wrong: *pack.CorruptError.
+	Get(ctx context.Context, ids []pack.ID, fn func(i int, t pack.Type, body []byte) error) error
+
+	// Missing appends to dst those ids that are not present with everything
+	// below them (invariant I9), in their order.
+	Missing(ctx context.Context, dst, ids []pack.ID) ([]pack.ID, error)
+
+	// Refs returns the refs whose full names begin with prefix, sorted by name.
+	Refs(ctx context.Context, prefix string) ([]Ref, error)
+
+	// SetRef moves one ref and returns where it stands then. It is durable when
+	// SetRef returns. See Move for what happens if the ref is not where the
+	// caller thought.
+	SetRef(ctx context.Context, m Move) (pack.ID, error)
+
+	// Begin starts a session that adds objects.
+	Begin(ctx context.Context) (Session, error)
+
+	// Close gives back what the repository holds open.
+	Close() error
+}
+
+// Ref is a name for an object.
+type Ref struct {
+	Name string // full, "refs/heads/etc"
+	ID   pack.ID
+}
+
+// Move is the wish to move a ref.
+type Move struct {
+	Ref      string  // full name
+	Old, New pack.ID // zero Old: the ref must not exist; zero New: delete it
+	// Reparent says that New is a save: if the ref has moved on from Old, the
+	// commit is made anew on top of where the ref is now, and if the ref already
+	// reaches it, nothing is to be done. Without, a ref that is not at Old is
+	// a *RefChangedError.
+	Reparent bool
+	Stats    MoveStats // for the receipt
+}
+
+// MoveStats are figures of the session that led to a move of a ref.
+type MoveStats struct {
+	Objects, Bytes int64   // received
+	Seconds        float64 // from Begin to the move
+	ClientTime     int64   // seconds since the epoch, as the client says
+	Principal      string  // who moved it
+}
+
+// Class says for whom an object is: Data for the contents of files, Trees for
+// all that browsing needs (trees, .bupm, commits). The two go to packs of their own.
+type Class uint8
+
+// The two classes.
+const (
+	Data Class = iota
+	Trees
+)
+
+// Session adds objects to a repository. Missing may be called by several
+// goroutines at once and together with the other methods; Add, Commit and
+// Abort by one at a time.
+type Session interface {
+	// Missing is Repo.Missing, and counts as present what this session added.
+	Missing(ctx context.Context, dst, ids []pack.ID) ([]pack.ID, error)
+	// Add appends objects, children before parents. The entries may be reused
+	// afterwards. What is already there or was already added is passed over.
+	Add(ctx context.Context, class Class, entries []pack.Entry) error
+	// Commit makes everything added durable and visible. The session goes on.
+	Commit(ctx context.Context) error
+	// Stats returns what was stored so far: objects and bytes of packs.
+	Stats() (objects, bytes int64)
+	// Close ends the session and throws away what was not committed.
+	Close() error
+}
+
+// Store is a repository as a set of files, each written once. Names are those
+// of a git directory, with slashes: "objects/pack/pack-….idx".
+type Store interface {
+	// Open opens a file for reading; fs.ErrNotExist if there is none.
+	Open(ctx context.Context, name string) (Blob, error)
+	// Create begins a file that has no name yet.
+	Create(ctx context.Context) (Pending, error)
+	// List calls fn for every file whose name begins with dir + "/".
+	List(ctx context.Context, dir string, fn func(name string, size int64) error) error
+	// Remove removes a file; it is no error if there is none.
+	Remove(ctx context.Context, name string) error
+}
+
+// Blob is an open file of a Store.
+type Blob interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64
+}
+
+// Pending is a file being written.
+type Pending interface {
+	pack.Output
+	// Commit makes the bytes durable, gives the file its name and makes the name
+	// durable. It fails with *ExistsError if there is a file of that name with
+	// other bytes; the same bytes are no error. After any failed write or sync
+	// it fails for good.
+	Commit(name string) error
+	// Abort throws the file away; after Commit it does nothing.
+	Abort()
+}
