@@ -1,0 +1,65 @@
+# The targets a newcomer needs: build, test, check. `make help` lists all.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 20s
+SWEEP    ?= 1h
+TOOLS   := $(CURDIR)/bin/tools
+
+.PHONY: help build install test race lint fuzz bench compare sweep check vuln man clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' Makefile
+
+build: ## the static binary, bin/kedge
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kedge ./cmd/kedge
+
+install: build ## install the binary to PREFIX/bin (default /usr/local)
+	install -D -m 0755 bin/kedge $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/kedge
+
+test: ## all tests; needs git, bup, acl, attr (see .ci/run)
+	$(GO) test ./...
+
+race: ## all tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race -short ./...
+
+$(TOOLS)/stamp: internal/tools/go.mod
+	mkdir -p $(TOOLS)
+	cd internal/tools && GOBIN=$(TOOLS) $(GO) install tool
+	touch $@
+
+lint: $(TOOLS)/stamp ## gofmt, vet, staticcheck, golangci-lint, dead code
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(TOOLS)/staticcheck ./...
+	$(TOOLS)/golangci-lint run ./...
+	@test -z "$$($(TOOLS)/deadcode -test ./...)" || { $(TOOLS)/deadcode -test ./...; exit 1; }
+
+vuln: $(TOOLS)/stamp ## known vulnerabilities in what the binary reaches (needs a network)
+	$(TOOLS)/govulncheck ./...
+
+fuzz: ## every fuzz target for FUZZTIME
+	@for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+	  done; done
+
+sweep: ## the long crash, fault and damage sweeps, for at most SWEEP
+	KEDGE_SWEEP=full $(GO) test -timeout $(SWEEP) -run 'Sweep|Crash|Power|Damage' ./...
+
+bench: ## Go benchmarks of the hot functions
+	$(GO) test -run '^$$' -bench . -benchmem ./chunk ./pack/... ./index ./repo/...
+
+compare: build ## side by side with bup, restic and borg, whichever are installed
+	$(GO) run ./internal/compare -kedge bin/kedge
+
+man: build ## man pages and shell completions to bin/share
+	bin/kedge man bin/share/man/man1
+	mkdir -p bin/share/completion
+	for s in bash zsh fish; do bin/kedge completion $$s > bin/share/completion/kedge.$$s; done
+
+check: lint test race ## everything that must be green before a change lands
+
+clean: ## remove what was built
+	rm -rf bin
