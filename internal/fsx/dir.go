@@ -1,75 +1,207 @@
 package fsx
 
-import "os"
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
 
-// Time is a point in time as the kernel tells it: seconds since the epoch,
-// rounded down, and 0 to 999,999,999 nanoseconds.
-type Time struct {
-	Sec  int64
-	Nsec int32
-}
+	"golang.org/x/sys/unix"
+)
 
-// Stat is what lstat(2) says of an inode. Mode is the whole st_mode, type bits
-// included; Rdev is as the kernel encodes it.
-type Stat struct {
-	Dev, Ino            uint64
-	Nlink               uint64
-	Mode                uint32
-	UID, GID            uint32
-	Rdev                uint64
-	Size                int64
-	Blocks              int64 // of 512 bytes
-	Atime, Mtime, Ctime Time
-}
+// ErrNotRegular is what OpenFile says of anything that is not a regular file, a
+// symbolic link included.
+var ErrNotRegular = errors.New("not a regular file")
+
+// ErrName is what the methods of a Dir say of a name that is no single
+// component: empty, ".", "..", or with a '/' or NUL in it.
+var ErrName = errors.New("not a single file name")
 
 // Dir is a directory held by descriptor. Names given to its methods are single
 // components: a name that is empty, "." or "..", or holds '/' or NUL is refused.
 // No method follows a symbolic link. A Dir is used by one goroutine at a time,
-// but for Lstat and OpenFile, which may be called at once.
-type Dir struct{}
-
-// DirName is a name in a directory, with its d_type (DT_*, 0 unknown) and inode.
-type DirName struct {
-	Name string
-	Type uint8
-	Ino  uint64
+// but for Lstat, OpenFile, OpenNode and Readlink, which may be called at once.
+//
+// There is no finalizer: a Dir that is not closed keeps its descriptor.
+type Dir struct {
+	fd   int
+	kern *kernel
+	name string // for messages only
+	read bool   // the descriptor's offset has moved
 }
 
 // OpenDir opens an absolute path, component by component from the root (in one
 // openat2 call where the kernel has it), refusing symbolic links on the way.
-func OpenDir(path string) (*Dir, error) { panic("stub") }
+// The path may be longer than PATH_MAX; it may not hold "..".
+func OpenDir(path string) (*Dir, error) { return openDir(new(kernel), path) }
 
-// Open opens a sub-directory, with O_NOATIME where that is allowed.
-func (d *Dir) Open(name string) (*Dir, error) { panic("stub") }
+func openDir(k *kernel, path string) (*Dir, error) {
+	if !strings.HasPrefix(path, "/") || strings.IndexByte(path, 0) >= 0 {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: unix.EINVAL}
+	}
+	fd, err := k.openPath(path)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &Dir{fd: fd, kern: k, name: path}, nil
+}
+
+// fail makes the error of a method out of what the kernel said.
+func (d *Dir) fail(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: name, Err: err}
+}
+
+// validName reports whether name is a single component.
+func validName(name string) bool {
+	return name != "" && name != "." && name != ".." &&
+		strings.IndexByte(name, '/') < 0 && strings.IndexByte(name, 0) < 0
+}
+
+// Open opens a sub-directory, with O_NOATIME where that is allowed. What is no
+// directory, or a symbolic link, answers ENOTDIR.
+func (d *Dir) Open(name string) (*Dir, error) {
+	if !validName(name) {
+		return nil, d.fail("open", name, ErrName)
+	}
+	fd, err := d.kern.openNoatime(d.fd, name, dirFlags)
+	if err == unix.ELOOP {
+		err = unix.ENOTDIR // openat2 says this of a link, openat that
+	}
+	if err != nil {
+		return nil, d.fail("open", name, err)
+	}
+	return &Dir{fd: fd, kern: d.kern, name: name}, nil
+}
 
 // Parent opens the directory above, "..". The caller compares its Stat with
 // what it expects: the tree may have been moved meanwhile.
-func (d *Dir) Parent() (*Dir, error) { panic("stub") }
+func (d *Dir) Parent() (*Dir, error) {
+	fd, err := noatime(dirFlags, func(flags int) (int, error) { return openat(d.fd, "..", flags, 0) })
+	if err != nil {
+		return nil, d.fail("open", "..", err)
+	}
+	return &Dir{fd: fd, kern: d.kern, name: ".."}, nil
+}
 
-// Read calls fn for each name but "." and "..", in the order of the file
-// system, and stops at its first error.
-func (d *Dir) Read(fn func(DirName) error) error { panic("stub") }
+// dup returns a second Dir of the same directory. Both share one read offset.
+func (d *Dir) dup() (*Dir, error) {
+	fd, err := unix.FcntlInt(uintptr(d.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, d.fail("dup", d.name, err)
+	}
+	return &Dir{fd: fd, kern: d.kern, name: d.name, read: true}, nil
+}
 
 // Stat describes the directory itself.
-func (d *Dir) Stat() (Stat, error) { panic("stub") }
+func (d *Dir) Stat() (Stat, error) {
+	st, err := fstat(d.fd)
+	return st, d.fail("stat", d.name, err)
+}
 
 // Lstat describes a name in the directory.
-func (d *Dir) Lstat(name string) (Stat, error) { panic("stub") }
+func (d *Dir) Lstat(name string) (Stat, error) {
+	if !validName(name) {
+		return Stat{}, d.fail("lstat", name, ErrName)
+	}
+	st, err := lstatat(d.fd, name)
+	if err != nil {
+		return Stat{}, d.fail("lstat", name, err)
+	}
+	return st, nil
+}
+
+// leaseWait is how long OpenFile waits for others to give back a lease on the
+// file: with O_NONBLOCK the kernel asks them and answers EWOULDBLOCK at once.
+const leaseWait = 2 * time.Second
 
 // OpenFile opens a regular file for reading, with O_NONBLOCK and O_NOATIME
 // where allowed; anything but a regular file is closed again unread and
 // answered with ErrNotRegular, so a FIFO or a device never blocks.
-func (d *Dir) OpenFile(name string) (*os.File, Stat, error) { panic("stub") }
+//
+// To open a device can be an act by itself (a watchdog is armed, a tape is
+// rewound), so the name is looked at first, and what was opened is looked at
+// again, because the name may have changed hands between the two.
+func (d *Dir) OpenFile(name string) (*Source, Stat, error) {
+	st, err := d.Lstat(name)
+	if err != nil {
+		return nil, Stat{}, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, Stat{}, d.fail("open", name, ErrNotRegular)
+	}
+	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	fd, err := d.kern.openNoatime(d.fd, name, flags)
+	for pause := time.Millisecond; err == unix.EWOULDBLOCK && pause < leaseWait; pause *= 2 {
+		time.Sleep(pause)
+		fd, err = d.kern.openNoatime(d.fd, name, flags)
+	}
+	switch err {
+	case nil:
+	case unix.ELOOP, unix.ENXIO, unix.ENODEV: // a link; a socket, or a device without driver
+		return nil, Stat{}, d.fail("open", name, ErrNotRegular)
+	default:
+		return nil, Stat{}, d.fail("open", name, err)
+	}
+	st, err = fstat(fd)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = ErrNotRegular
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, Stat{}, d.fail("open", name, err)
+	}
+	return &Source{fd: fd, name: name}, st, nil
+}
 
 // OpenNode opens any name with O_PATH|O_NOFOLLOW, to read its metadata or to
 // change them through /proc/self/fd.
-func (d *Dir) OpenNode(name string) (*os.File, Stat, error) { panic("stub") }
+func (d *Dir) OpenNode(name string) (*Source, Stat, error) {
+	if !validName(name) {
+		return nil, Stat{}, d.fail("open", name, ErrName)
+	}
+	fd, err := d.kern.open(d.fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, Stat{}, d.fail("open", name, err)
+	}
+	st, err := fstat(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, Stat{}, d.fail("stat", name, err)
+	}
+	return &Source{fd: fd, name: name}, st, nil
+}
 
 // Readlink returns the target of a symbolic link.
-func (d *Dir) Readlink(name string) (string, error) { panic("stub") }
+func (d *Dir) Readlink(name string) (string, error) {
+	if !validName(name) {
+		return "", d.fail("readlink", name, ErrName)
+	}
+	target, err := readlinkat(d.fd, name)
+	return target, d.fail("readlink", name, err)
+}
+
+// Sync makes the names in the directory durable, as far as its file system can.
+func (d *Dir) Sync() error {
+	err := retry(func() error { return unix.Fsync(d.fd) })
+	if err == unix.EINVAL || err == unix.ENOTSUP {
+		err = nil
+	}
+	return d.fail("sync", d.name, err)
+}
 
 // Fd returns the descriptor, valid until Close.
-func (d *Dir) Fd() int { panic("stub") }
+func (d *Dir) Fd() int { return d.fd }
 
-// Close gives the descriptor back.
-func (d *Dir) Close() error { panic("stub") }
+// Close gives the descriptor back. A second Close returns os.ErrClosed.
+func (d *Dir) Close() error {
+	if d.fd < 0 {
+		return d.fail("close", d.name, os.ErrClosed)
+	}
+	err := unix.Close(d.fd)
+	d.fd = -1
+	return d.fail("close", d.name, err)
+}
