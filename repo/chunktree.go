@@ -91,8 +91,8 @@ func (t *ChunkTree) close(n int) error {
 
 // seal moves the entries of list i to list i+1.
 func (t *ChunkTree) seal(i int) error {
-	if i == len(t.lists) || len(t.lists[i]) == 0 {
-		return errors.New("chunk tree: level without an entry")
+	if len(t.lists[i]) == 0 {
+		return nil // only at the end of the file: the last chunk closed it
 	}
 	e := t.lists[i][0]
 	if len(t.lists[i]) > 1 {
