@@ -14,7 +14,8 @@ const maxPasses = 100
 
 // RemoveTree removes a name with everything below it, by descriptor and without
 // recursion, however deep it is. It is no error if there is none. It stops at
-// the first name that can't be removed.
+// the first name that can't be removed. What is mounted below is not entered:
+// that is EXDEV, before anything in it is touched.
 func (d *Dir) RemoveTree(name string) error {
 	err := d.Unlink(name)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -23,19 +24,23 @@ func (d *Dir) RemoveTree(name string) error {
 	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
 		return err
 	}
+	st, statErr := d.Stat()
+	if statErr != nil {
+		return statErr
+	}
 	root, dupErr := d.dup()
 	if dupErr != nil {
 		return dupErr
 	}
-	stack := NewStack(root)
-	defer stack.Close()
-	if pushErr := stack.Push(name); pushErr != nil {
-		if errors.Is(pushErr, unix.ENOTDIR) {
+	r := remover{stack: NewStack(root), dev: st.Dev}
+	defer r.stack.Close()
+	if enterErr := r.enter(name); enterErr != nil {
+		if errors.Is(enterErr, unix.ENOTDIR) {
 			return err // not a directory: what Unlink said stands
 		}
-		return pushErr
+		return enterErr
 	}
-	return removeAbove(stack)
+	return r.run()
 }
 
 // doomed is a directory that is being removed, with the sub-directories that
@@ -46,23 +51,48 @@ type doomed struct {
 	passes int
 }
 
-// removeAbove empties and removes all that lies above the bottom of the stack.
-func removeAbove(stack *Stack) error {
-	frames := []doomed{{name: stack.Top().name}}
-	for len(frames) > 0 {
-		f := &frames[len(frames)-1]
+// remover is a removal under way: frames are the directories above the bottom
+// of the stack.
+type remover struct {
+	stack  *Stack
+	dev    uint64
+	frames []doomed
+}
+
+// enter goes down into a directory of the same file system.
+func (r *remover) enter(name string) error {
+	dir, err := r.stack.Top().Open(name)
+	if err != nil {
+		return err
+	}
+	st, err := dir.Stat()
+	if err == nil && st.Dev != r.dev {
+		err = dir.fail("remove", name, unix.EXDEV)
+	}
+	if err != nil {
+		dir.Close()
+		return err
+	}
+	if err := r.stack.PushDir(dir); err != nil {
+		return err
+	}
+	r.frames = append(r.frames, doomed{name: name})
+	return nil
+}
+
+// run empties and removes the directories, the innermost first.
+func (r *remover) run() error {
+	for len(r.frames) > 0 {
+		f := &r.frames[len(r.frames)-1]
 		if n := len(f.dirs); n > 0 {
 			sub := f.dirs[n-1]
 			f.dirs = f.dirs[:n-1]
-			switch err := stack.Push(sub); {
-			case err == nil:
-				frames = append(frames, doomed{name: sub})
-			case !errors.Is(err, fs.ErrNotExist):
+			if err := r.enter(sub); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 			continue
 		}
-		left, err := stack.Top().removeFiles()
+		left, err := r.stack.Top().removeFiles()
 		if err != nil {
 			return err
 		}
@@ -70,21 +100,26 @@ func removeAbove(stack *Stack) error {
 			f.dirs = left
 			continue
 		}
-		if err := stack.Pop(); err != nil {
-			return err
-		}
-		err = stack.Top().Rmdir(f.name)
-		switch {
-		case err == nil || errors.Is(err, fs.ErrNotExist):
-			frames = frames[:len(frames)-1]
-		case errors.Is(err, unix.ENOTEMPTY) && f.passes < maxPasses:
-			if err := stack.Push(f.name); err != nil {
-				return err
-			}
-		default:
+		if err := r.leave(f); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// leave goes up and removes the directory, or comes back if it is not empty.
+func (r *remover) leave(f *doomed) error {
+	if err := r.stack.Pop(); err != nil {
+		return err
+	}
+	err := r.stack.Top().Rmdir(f.name)
+	if errors.Is(err, unix.ENOTEMPTY) && f.passes < maxPasses {
+		return r.stack.Push(f.name)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	r.frames = r.frames[:len(r.frames)-1]
 	return nil
 }
 
