@@ -1,11 +1,17 @@
-// Package meta encodes, parses, reads and applies the metadata of a file: the
-// records of which a .bupm is made.
 package meta
 
-import (
-	"os"
+import "github.com/kedgebackup/kedge/internal/fsx"
 
-	"github.com/kedgebackup/kedge/internal/fsx"
+// The types of files, as they stand in Meta.Mode under TypeMask.
+const (
+	TypeMask    = 0o170000
+	TypeSocket  = 0o140000
+	TypeSymlink = 0o120000
+	TypeFile    = 0o100000
+	TypeBlock   = 0o060000
+	TypeDir     = 0o040000
+	TypeChar    = 0o020000
+	TypeFIFO    = 0o010000
 )
 
 // Meta is the metadata of one file-system object.
@@ -36,33 +42,28 @@ type ACL struct{ Access, AccessNum, Default, DefaultNum string }
 // Xattr is one extended attribute.
 type Xattr struct{ Name, Value string }
 
-// Append appends the encoded entry, its end mark included.
-func (m *Meta) Append(dst []byte) []byte { panic("stub") }
+// Type returns the type bits of the mode, one of the Type constants.
+func (m *Meta) Type() uint32 { return m.Mode & TypeMask }
 
-// AppendWith does the same with extras that are already encoded (AppendExtras).
-func (m *Meta) AppendWith(dst, extras []byte) []byte { panic("stub") }
-
-// AppendExtras appends the encoded records of the extras.
-func (x *Extras) AppendExtras(dst []byte) []byte { panic("stub") }
-
-// Parse takes one entry off the front of b. An entry of the single byte 0 gives
-// a Meta with Mode 0.
-func Parse(b []byte) (m Meta, rest []byte, err error) { panic("stub") }
-
-// Names resolves numeric owners to names and back, with a cache, from the
-// system's user database. It is used by one goroutine at a time.
-type Names struct{}
-
-// User returns the name of a user id, "" if there is none.
-func (n *Names) User(uid uint32) string { panic("stub") }
-
-// Group returns the name of a group id, "" if there is none.
-func (n *Names) Group(gid uint32) string { panic("stub") }
-
-// FromStat fills in what stat tells.
-func FromStat(st fsx.Stat, n *Names) Meta { panic("stub") }
-
-// ReadExtras reads ACLs, attributes and extended attributes of an open file or
-// directory, or of an O_PATH descriptor (fsx.Dir.OpenNode). A part that the
-// file system does not have is no error.
-func ReadExtras(f *os.File, st fsx.Stat, n *Names) (Extras, error) { panic("stub") }
+// FromStat fills in what stat tells. The size of a regular file is what stat
+// says; who reads the file puts in the number of bytes that there really were.
+func FromStat(st fsx.Stat, n *Names) Meta {
+	m := Meta{
+		Mode:  st.Mode,
+		UID:   int64(st.UID),
+		GID:   int64(st.GID),
+		User:  n.User(st.UID),
+		Group: n.Group(st.GID),
+		Atime: st.Atime,
+		Mtime: st.Mtime,
+		Ctime: st.Ctime,
+		Size:  -1,
+	}
+	switch m.Type() {
+	case TypeFile, TypeSymlink:
+		m.Size = st.Size
+	case TypeBlock, TypeChar:
+		m.Rdev = st.Rdev
+	}
+	return m
+}
