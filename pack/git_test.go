@@ -271,3 +271,113 @@ func checkPair(t *testing.T, base string, objs []object) {
 		}
 	}
 }
+
+// gitObjects returns all objects of a repository as git sees them.
+func gitObjects(t testing.TB, repo string) (objs []object) {
+	t.Helper()
+	words := map[string]Type{"commit": Commit, "tree": Tree, "blob": Blob, "tag": Tag}
+	out := git(t, repo, nil, "cat-file", "--batch-all-objects", "--batch")
+	for len(out) > 0 {
+		line, rest, _ := strings.Cut(out, "\n")
+		var id, word string
+		var n int
+		if _, err := fmt.Sscan(line, &id, &word, &n); err != nil {
+			t.Fatal(err)
+		}
+		objs = append(objs, object{words[word], []byte(rest[:n])})
+		if got := Sum(words[word], objs[len(objs)-1].body); got.String() != id {
+			t.Fatalf("Sum is %v, git says %v", got, id)
+		}
+		out = rest[n+1:]
+	}
+	return objs
+}
+
+// deltaRepo makes a repository whose one pack has chains of deltas.
+func deltaRepo(t testing.TB) string {
+	t.Helper()
+	repo := t.TempDir()
+	git(t, repo, nil, "init", "-q", ".")
+	rnd := rand.New(rand.NewPCG(3, 4))
+	text := make([]string, 3000)
+	for i := range text {
+		text[i] = fmt.Sprint(rnd.Uint64())
+	}
+	big := make([]byte, 200_000)
+	for i := range big {
+		big[i] = byte(rnd.Uint32())
+	}
+	for round := range 60 {
+		text[rnd.IntN(len(text))] = fmt.Sprint("round ", round)
+		big[rnd.IntN(len(big))]++
+		for name, b := range map[string][]byte{"text": []byte(strings.Join(text, "\n")), "big": big} {
+			if err := os.WriteFile(filepath.Join(repo, name), b, 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+		git(t, repo, nil, "add", ".")
+		git(t, repo, nil, "commit", "-q", "-m", fmt.Sprint("round ", round))
+	}
+	git(t, repo, nil, "tag", "-m", "a tag", "v1")
+	git(t, repo, nil, "repack", "-q", "-adf", "--depth=50", "--window=60")
+	return repo
+}
+
+// TestWeReadGits reads packs that git made, with deltas by offset and by id,
+// and every form of idx that git writes.
+func TestWeReadGits(t *testing.T) {
+	repo := deltaRepo(t)
+	objs := gitObjects(t, repo)
+	dir := filepath.Join(repo, ".git/objects/pack")
+	packs, err := filepath.Glob(filepath.Join(dir, "*.pack"))
+	if err != nil || len(packs) != 1 {
+		t.Fatal(packs, err)
+	}
+	base := strings.TrimSuffix(packs[0], ".pack")
+	if verbose := git(t, repo, nil, "verify-pack", "-v", base+".idx"); !strings.Contains(verbose, "chain length = 30") {
+		t.Fatalf("git made no long chains of deltas:\n%s", verbose[max(0, len(verbose)-1500):])
+	}
+	check := func(name string) func(t *testing.T) {
+		return func(t *testing.T) { checkPair(t, name, objs) }
+	}
+	t.Run("git repack", check(base))
+	for name, version := range map[string]string{"v1 idx": "1", "large offsets": "2,0x40"} {
+		out := filepath.Join(t.TempDir(), "pack")
+		if err := os.Link(base+".pack", out+".pack"); err != nil {
+			t.Fatal(err)
+		}
+		git(t, repo, nil, "index-pack", "--index-version="+version, "-o", out+".idx", out+".pack")
+		x := openIdxFile(t, out+".idx")
+		if x.v1 != (version == "1") || (x.nbig > 0) != (version != "1") {
+			t.Errorf("%s: v1 %v, %d large offsets", name, x.v1, x.nbig)
+		}
+		t.Run(name, check(out))
+	}
+	t.Run("deltas by id", func(t *testing.T) {
+		out := filepath.Join(t.TempDir(), "ref")
+		var ids strings.Builder
+		for _, o := range objs {
+			fmt.Fprintln(&ids, Sum(o.t, o.body))
+		}
+		// Without --delta-base-offset git writes REF_DELTA entries.
+		name := git(t, repo, []byte(ids.String()), "-c", "repack.usedeltabaseoffset=false",
+			"pack-objects", "-q", "--no-reuse-delta", "--window=60", out)
+		base := out + "-" + strings.TrimSpace(name)
+		x, p := openPair(t, base)
+		refs := 0
+		s := NewScratch(1 << 20)
+		if err := x.Records(func(r Record) error {
+			h, err := p.head(s, r.Off, x.Find)
+			if h.kind == refDelta {
+				refs++
+				if _, _, err := p.Object(s, r.Off, nil); err == nil {
+					t.Error("a delta by id was resolved without a look-up")
+				}
+			}
+			return err
+		}); err != nil || refs == 0 {
+			t.Fatalf("%d deltas by id, %v", refs, err)
+		}
+		checkPair(t, base, objs)
+	})
+}

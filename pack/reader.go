@@ -78,9 +78,11 @@ type Scratch struct {
 	limit int64
 	z     inflater
 	chain []int64 // the deltas between an object and its base, outermost first
+	depth int     // how many there are up to an object that is no delta
 	body  []byte
 	other []byte // takes turns with body when deltas are applied
 	delta []byte
+	bases bases
 	first [2 * maxVarint]byte // the front of a delta
 
 	// The last bytes read, so that a header and its data, or an object and
@@ -129,6 +131,8 @@ type head struct {
 	size int64 // of the object, or of the delta
 	data int64 // where the zlib stream begins
 	base int64 // where the base of a delta is
+
+	known bool // an object that Scratch remembers; data is not set
 }
 
 // view returns n bytes of the entry's data. A new window begins at the header,
@@ -262,13 +266,22 @@ func (p *Pack) inflate(s *Scratch, dst []byte, h head) (out []byte, ns int, err 
 	}
 }
 
-// resolve follows the chain of deltas from the object at off to its base, and
-// leaves the places of the deltas in s.chain.
+// resolve follows the chain of deltas from the object at off to its base, or
+// to an object that is remembered, and leaves the places of the deltas in
+// s.chain.
 func (p *Pack) resolve(s *Scratch, off int64, find FindFunc) (base head, err error) {
 	s.chain = s.chain[:0]
 	for at := off; ; {
+		if b, ok := s.bases.get(p, at); ok {
+			s.depth = len(s.chain) + b.depth
+			if s.depth > maxDepth {
+				return base, p.tooDeep(off)
+			}
+			return head{off: at, kind: uint8(b.t), size: int64(len(b.body)), known: true}, nil
+		}
 		h, err := p.head(s, at, find)
 		if err != nil || h.kind < ofsDelta {
+			s.depth = len(s.chain)
 			return h, err
 		}
 		if len(s.chain) == maxDepth {
@@ -291,13 +304,20 @@ func (p *Pack) Object(s *Scratch, off int64, find FindFunc) (Type, []byte, error
 	if err != nil {
 		return 0, nil, err
 	}
-	if s.body, _, err = p.inflate(s, s.body, base); err != nil {
+	if base.known {
+		b, _ := s.bases.get(p, base.off)
+		s.body = append(s.body[:0], b.body...)
+	} else if s.body, _, err = p.inflate(s, s.body, base); err != nil {
 		return 0, nil, err
 	}
-	for _, at := range slices.Backward(s.chain) {
+	t := Type(base.kind)
+	for i, at := range slices.Backward(s.chain) {
 		h, err := p.head(s, at, find)
 		if err != nil {
 			return 0, nil, err
+		}
+		if i == 0 {
+			s.bases.put(p, h.base, t, s.depth-1, s.body)
 		}
 		if s.delta, _, err = p.inflate(s, s.delta, h); err != nil {
 			return 0, nil, err
@@ -306,7 +326,7 @@ func (p *Pack) Object(s *Scratch, off int64, find FindFunc) (Type, []byte, error
 			return 0, nil, inFile(p.name, at, noPlace(err))
 		}
 	}
-	return Type(base.kind), s.body, nil
+	return t, s.body, nil
 }
 
 // apply replaces s.body by what s.delta makes of it.

@@ -28,7 +28,7 @@ type Item struct {
 // returns is about the pack as a whole, or fn's. Without offs (nil) Walk finds
 // the entries itself, and the first that can't be read ends it.
 func (p *Pack) Walk(s *Scratch, offs []int64, find FindFunc, fn func(*Item) error) error {
-	w := walk{p: p, s: s, find: find, sum: sha1.New(), bases: NewScratch(s.limit)}
+	w := walk{p: p, s: s, find: find, sum: sha1.New(), far: NewScratch(s.limit)}
 	s.step = writeStep
 	defer func() { s.step = 0 }()
 	var header [packHead]byte
@@ -76,12 +76,12 @@ func (p *Pack) Walk(s *Scratch, offs []int64, find FindFunc, fn func(*Item) erro
 
 // walk is the state of one Walk.
 type walk struct {
-	p     *Pack
-	s     *Scratch
-	find  FindFunc
-	sum   hash.Hash
-	bases *Scratch // reads the bases of deltas, which lie elsewhere
-	item  Item
+	p    *Pack
+	s    *Scratch
+	find FindFunc
+	sum  hash.Hash
+	far  *Scratch // reads the bases of deltas, which lie elsewhere
+	item Item
 }
 
 // next reads the entry at at, which ends at end, or anywhere if end is -1.
@@ -123,13 +123,14 @@ func (w *walk) entry(at int64) (ends int64, err error) {
 	if s.delta, ns, err = p.inflate(s, s.delta, h); err != nil {
 		return 0, err
 	}
-	t, base, err := p.Object(w.bases, h.base, w.find)
+	t, base, err := p.Object(w.far, h.base, w.find)
 	if err != nil {
 		return 0, err
 	}
-	if len(w.bases.chain) == maxDepth {
+	if w.far.depth == maxDepth {
 		return 0, p.tooDeep(at)
 	}
+	w.far.bases.put(p, h.base, t, w.far.depth, base)
 	s.body = append(s.body[:0], base...)
 	if err := s.apply(); err != nil {
 		return 0, inFile(p.name, at, noPlace(err))
