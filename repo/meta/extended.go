@@ -21,8 +21,8 @@ func (a *Applier) applyExtended(o *object, m *Meta, out *Outcome, last bool) {
 	}
 	var small [512]byte
 	var list []byte
-	special := o.path != "" // just created, and with nothing that could be inherited
-	if !special || len(m.Extras.Xattrs) > 0 {
+	inherits := m.Type() != TypeSymlink // links have no ACL that could come from their directory
+	if inherits || len(m.Extras.Xattrs) > 0 {
 		var err error
 		if list, err = o.list(small[:]); err != nil && !absent(err) {
 			out.fail("extended attributes", err)
@@ -37,7 +37,7 @@ func (a *Applier) applyExtended(o *object, m *Meta, out *Outcome, last bool) {
 		}
 	}
 	for _, x := range m.Extras.Xattrs {
-		if isSecurity(x) != last || isACL(x.Name) && m.Extras.ACL != nil {
+		if isSecurity(x) != last || covered(m, x.Name) {
 			continue
 		}
 		if !a.opts.System && !ordinary(x.Name) {
@@ -54,6 +54,16 @@ func isSecurity(x Xattr) bool { return strings.HasPrefix(x.Name, "security.") }
 
 func isACL(name string) bool { return name == xattrACLAccess || name == xattrACLDefault }
 
+// xfsACL begins the names under which xfs shows root an ACL a second time, in a
+// form of its own. They are saved like everything that is listed, but to set or
+// remove one would change the ACL.
+const xfsACL = "trusted.SGI_ACL_"
+
+// covered reports whether the ACL record of m says what the attribute says.
+func covered(m *Meta, name string) bool {
+	return isACL(name) && m.Extras.ACL != nil || strings.HasPrefix(name, xfsACL)
+}
+
 // ordinary reports whether an attribute gives no rights and takes none to set.
 func ordinary(name string) bool {
 	return !strings.HasPrefix(name, "security.") && !strings.HasPrefix(name, "trusted.")
@@ -64,7 +74,7 @@ func ordinary(name string) bool {
 // capability is, or a file could keep rights that it had not when it was saved.
 func (a *Applier) removable(name string) bool {
 	return strings.HasPrefix(name, "user.") || isACL(name) || name == xattrCapability ||
-		a.opts.System && strings.HasPrefix(name, "trusted.")
+		a.opts.System && strings.HasPrefix(name, "trusted.") && !strings.HasPrefix(name, xfsACL)
 }
 
 // wanted reports whether m has the attribute.
@@ -234,7 +244,7 @@ func (a *Applier) extendedDiffer(o *object, m *Meta) (bool, error) {
 		}
 	}
 	for _, x := range m.Extras.Xattrs {
-		if !a.opts.System && !ordinary(x.Name) || isACL(x.Name) && m.Extras.ACL != nil {
+		if !a.opts.System && !ordinary(x.Name) || covered(m, x.Name) {
 			continue
 		}
 		if other(x.Name, x.Value) {
