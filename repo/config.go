@@ -1,9 +1,26 @@
 package repo
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing/format/config"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
+	"github.com/kedgebackup/kedge/pack"
+)
+
+const (
+	fileConfig     = "config"
+	maxConfig      = 64 << 10 // bytes; the parser is quadratic in hostile ones
+	formatVersion  = 1        // [kedge] version that this code reads and writes
+	defaultChunker = "rabin:13"
 )
 
 // Config is what a repository says of itself.
@@ -20,18 +37,6 @@ type Config struct {
 // Configured is what a Repo implements whose config can be asked for.
 type Configured interface{ Config() Config }
 
-// InitOptions says what a new repository is like.
-type InitOptions struct {
-	FS      *fsx.FS
-	Chunker string // "": rabin:13
-	Expect  int64  // bytes the repository is expected to grow to; picks N if Chunker is ""
-}
-
-// InitDir makes a directory a repository. On a repository it is harmless: what
-// is missing is added, nothing that is there is changed, and a bup repository
-// stays one.
-func InitDir(ctx context.Context, dir string, o InitOptions) (Config, error) { panic("stub") }
-
 // DirOptions says how a directory is opened.
 type DirOptions struct {
 	FS       *fsx.FS
@@ -39,7 +44,224 @@ type DirOptions struct {
 }
 
 // OpenDir opens a repository in a directory: dir itself, or dir/.git if that is there.
-func OpenDir(ctx context.Context, dir string, o DirOptions) (*Packs, error) { panic("stub") }
+func OpenDir(ctx context.Context, dir string, o DirOptions) (*Packs, error) {
+	if o.FS == nil {
+		o.FS = new(fsx.FS)
+	}
+	at, err := gitDir(o.FS, dir)
+	if err != nil {
+		return nil, err
+	}
+	d := NewDir(o.FS, at)
+	text, err := d.fs.ReadFile(d.name(fileConfig), maxConfig)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &NotFoundError{What: "repository", Name: dir}
+	} else if err != nil {
+		return nil, err
+	}
+	if info, err := d.fs.Lstat(d.name(dirPacks)); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+		return nil, &NotFoundError{What: "repository", Name: dir}
+	} else if err != nil {
+		return nil, err
+	}
+	c, err := ParseConfig(text)
+	if err != nil {
+		return nil, err
+	}
+	p := newPacks(d, d, c, o.ReadOnly)
+	if err := p.refresh(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
 
-// Packs is a Repo over a Store: all the logic of a repository, whatever holds its files.
-type Packs struct{}
+// gitDir returns the absolute path of dir/.git if that is a directory, else of dir.
+func gitDir(fsys *fsx.FS, dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	inner := filepath.Join(dir, ".git")
+	info, err := fsys.Lstat(inner)
+	if err == nil && info.IsDir() {
+		return inner, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
+		if pe := new(fs.PathError); !errors.As(err, &pe) || pe.Err.Error() != "not a directory" {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+// ParseConfig reads the config file of a repository. Keys that it does not
+// know are git's or somebody else's and mean nothing to it. It does not follow
+// include.path: a config that came with a repository must not make us read
+// files outside of it (I6).
+func ParseConfig(text []byte) (Config, error) {
+	raw, err := decodeConfig(text)
+	if err != nil {
+		return Config{}, err
+	}
+	c := Config{Compression: -1}
+	var errs []error
+	note := func(err error) { errs = append(errs, err) }
+	note(checkGitFormat(raw))
+	c.ID = lastOption(raw, "bup", "repo", "id")
+	c.PackSizeLimit = sizeOption(raw, note, "pack", "packSizeLimit")
+	if n := sizeOption(raw, note, "kedge", "packObjects"); n > 0 {
+		c.PackObjects = int(min(n, 1<<30))
+	}
+	for _, section := range []string{"core", "pack"} {
+		if v := lastOption(raw, section, "", "compression"); v != "" {
+			c.Compression, err = strconv.Atoi(v)
+			if err != nil || c.Compression < -1 || c.Compression > 9 {
+				note(badOption(section+".compression", v))
+			}
+		}
+	}
+	c.SplitTrees, err = boolOption(raw, "bup", "split", "trees")
+	note(err)
+	note(c.parseChunker(raw))
+	return c, firstErr(errs...)
+}
+
+// parseChunker fills in how files are split, which decides what they
+// deduplicate against.
+func (c *Config) parseChunker(raw *config.Config) error {
+	if !raw.HasSection("kedge") {
+		bits := 13
+		if v := lastOption(raw, "bup", "split", "files"); v != "" {
+			n, ok := strings.CutPrefix(v, "legacy:")
+			var err error
+			if bits, err = strconv.Atoi(n); !ok || err != nil || bits < 13 || bits > 21 {
+				return badOption("bup.split.files", v)
+			}
+		}
+		c.Chunker = "rollsum:" + strconv.Itoa(bits)
+		return nil
+	}
+	v := lastOption(raw, "kedge", "", "version")
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		return badOption("kedge.version", v)
+	}
+	if n > formatVersion {
+		return fmt.Errorf("config: repository has format version %d, this kedge knows %d: use a newer kedge", n, formatVersion)
+	}
+	c.Version = n
+	c.Chunker = lastOption(raw, "kedge", "", "chunker")
+	if _, _, err := splitChunker(c.Chunker); err != nil {
+		return badOption("kedge.chunker", c.Chunker)
+	}
+	return nil
+}
+
+// splitChunker takes the name of a chunker and its bits apart. What they mean
+// is known to package chunk; here it is only made sure that there is one of each.
+func splitChunker(s string) (name string, bits int, err error) {
+	name, n, ok := strings.Cut(s, ":")
+	bits, err = strconv.Atoi(n)
+	if !ok || err != nil || bits < 10 || bits > 21 || name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz") != "" {
+		return "", 0, fmt.Errorf("%q is no chunker: want NAME:BITS, such as %s", s, defaultChunker)
+	}
+	return name, bits, nil
+}
+
+// checkGitFormat refuses repositories that differ from git's plain format in a
+// way that would make us misread or damage them.
+func checkGitFormat(raw *config.Config) error {
+	v := lastOption(raw, "core", "", "repositoryformatversion")
+	if v == "" || v == "0" {
+		return nil
+	}
+	if v != "1" {
+		return badOption("core.repositoryformatversion", v)
+	}
+	for _, o := range raw.Section("extensions").Options {
+		switch strings.ToLower(o.Key) {
+		case "noop", "preciousobjects":
+		case "objectformat":
+			if o.Value != "sha1" {
+				return badOption("extensions.objectFormat", o.Value)
+			}
+		case "refstorage":
+			if o.Value != "files" {
+				return badOption("extensions.refStorage", o.Value)
+			}
+		default:
+			return badOption("extensions."+o.Key, o.Value)
+		}
+	}
+	return nil
+}
+
+// decodeConfig parses git's syntax. The parser was written for files that one
+// trusts, so its size is limited and its panics are errors.
+func decodeConfig(text []byte) (raw *config.Config, err error) {
+	if len(text) > maxConfig {
+		return nil, &pack.CorruptError{File: fileConfig, Off: maxConfig, Reason: "too large"}
+	}
+	if i := bytes.IndexByte(text, 0); i >= 0 {
+		return nil, &pack.CorruptError{File: fileConfig, Off: int64(i), Reason: "NUL byte"}
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			raw, err = nil, &pack.CorruptError{File: fileConfig, Off: -1, Reason: fmt.Sprint(r)}
+		}
+	}()
+	raw = config.New()
+	if err := config.NewDecoder(bytes.NewReader(text)).Decode(raw); err != nil {
+		return nil, &pack.CorruptError{File: fileConfig, Off: -1, Reason: err.Error()}
+	}
+	return raw, nil
+}
+
+// lastOption returns the last value of a key, which is the one that counts.
+func lastOption(raw *config.Config, section, sub, key string) string {
+	if !raw.HasSection(section) {
+		return ""
+	}
+	s := raw.Section(section)
+	if sub == "" {
+		return s.Options.Get(key)
+	}
+	if !s.HasSubsection(sub) {
+		return ""
+	}
+	return s.Subsection(sub).Options.Get(key)
+}
+
+// sizeOption reads a number with git's suffixes k, m and g.
+func sizeOption(raw *config.Config, note func(error), section, key string) int64 {
+	v := lastOption(raw, section, "", key)
+	if v == "" {
+		return 0
+	}
+	digits := strings.TrimRight(strings.ToLower(v), "kmg")
+	shift := map[string]uint{"": 0, "k": 10, "m": 20, "g": 30}
+	by, ok := shift[strings.ToLower(v[len(digits):])]
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if !ok || err != nil || n < 0 || n > 1<<62>>by {
+		note(badOption(section+"."+key, v))
+		return 0
+	}
+	return n << by
+}
+
+// boolOption reads one of git's words for yes and no.
+func boolOption(raw *config.Config, section, sub, key string) (bool, error) {
+	switch v := strings.ToLower(lastOption(raw, section, sub, key)); v {
+	case "", "false", "no", "off", "0":
+		return false, nil
+	case "true", "yes", "on", "1":
+		return true, nil
+	default:
+		return false, badOption(section+"."+sub+"."+key, v)
+	}
+}
+
+// badOption says that a value is not one that kedge can work with.
+func badOption(key, value string) error {
+	return fmt.Errorf("config: %s = %q is not supported", key, value)
+}

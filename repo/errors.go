@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/kedgebackup/kedge/pack"
@@ -36,3 +37,23 @@ type NotFoundError struct {
 }
 
 func (e *NotFoundError) Error() string { return fmt.Sprintf("no such %s: %q", e.What, e.Name) }
+
+// BusyError says that somebody else held something for longer than it was
+// worth to wait. Trying again later is right; nothing is damaged.
+type BusyError struct {
+	What string // what is held, a file if there is one
+	Hint string // the way out if it stays like that; may be empty
+}
+
+func (e *BusyError) Error() string {
+	if e.Hint == "" {
+		return e.What + " is busy"
+	}
+	return e.What + " is busy: " + e.Hint
+}
+
+// ErrReadOnly says that the repository was opened for reading only.
+var ErrReadOnly = errors.New("repository was opened for reading only")
+
+// ErrClosed says that the session or the repository was closed before.
+var ErrClosed = errors.New("already closed")

@@ -1,0 +1,320 @@
+package repo
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/pack/midx"
+)
+
+const (
+	dirPacks = "objects/pack"
+	fileMidx = dirPacks + "/multi-pack-index"
+)
+
+// Packs is a Repo over a Store: all the logic of a repository, whatever holds
+// its files.
+//
+// Which packs there are is a table that is never changed, only replaced; so
+// readers take it as it is at one moment, without a lock. It is made anew when
+// the directory of packs changes.
+type Packs struct {
+	store    Store
+	dir      *Dir // refs, config, receipts, the list of closed packs, and locks
+	config   Config
+	readOnly bool
+	files    files
+
+	table  atomic.Pointer[table]
+	recent atomic.Pointer[packFile] // where the last object was found
+
+	mu       sync.Mutex // held while the table is replaced
+	stamp    time.Time  // of the directory when the table was made
+	sure     bool       // the stamp tells of every change since
+	warnings map[string]error
+
+	proof   proof // objects proved to be there with all below them
+	scratch sync.Pool
+	ended   atomic.Bool
+}
+
+// packFile is a pack with its idx.
+type packFile struct {
+	name    string // "pack-<hex>", without directory and ending
+	size    int64  // of the .pack
+	idxSize int64
+	closed  atomic.Bool // all its objects have everything below them (I9)
+	relied  atomic.Bool // it is not closed, but proofs rest on objects in it
+	gone    atomic.Bool // it is damaged or was removed, and counts as absent
+	misses  atomic.Int64
+
+	mu    sync.Mutex
+	ready atomic.Bool // idx and pack are set
+	idx   *pack.Idx
+	pack  *pack.Pack
+}
+
+func (f *packFile) packName() string { return dirPacks + "/" + f.name + ".pack" }
+func (f *packFile) idxName() string  { return dirPacks + "/" + f.name + ".idx" }
+
+// table is the packs of a repository at one moment.
+type table struct {
+	packs  []*packFile // the latest first
+	byName map[string]*packFile
+
+	midx        *midx.File  // nil if there is none
+	midxPacks   []*packFile // what midx calls pack i; nil if there is no such pack
+	midxMisses  atomic.Int64
+	single      []*packFile // the packs that midx does not cover, the latest first
+	midxCovered int         // objects
+}
+
+// newPacks returns a Packs that has not looked at its packs yet.
+func newPacks(store Store, dir *Dir, c Config, readOnly bool) *Packs {
+	p := &Packs{store: store, dir: dir, config: c, readOnly: readOnly, warnings: make(map[string]error)}
+	p.files = files{store: store, open: make(map[string]*list.Element)}
+	p.scratch.New = func() any { return newReader() }
+	p.table.Store(&table{byName: map[string]*packFile{}})
+	return p
+}
+
+// Config returns what the repository said of itself when it was opened.
+func (p *Packs) Config() Config { return p.config }
+
+// Warnings returns what was found wrong and could be done without: packs and
+// idx files that do not fit each other and are passed over.
+func (p *Packs) Warnings() []error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	names := make([]string, 0, len(p.warnings))
+	for name := range p.warnings {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	out := make([]error, len(names))
+	for i, name := range names {
+		out[i] = p.warnings[name]
+	}
+	return out
+}
+
+// warn notes one warning for each file.
+func (p *Packs) warn(file string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.warnings[file] = err
+}
+
+// Close gives back what the repository holds open.
+func (p *Packs) Close() error {
+	if p.ended.Swap(true) {
+		return nil
+	}
+	p.files.close()
+	return p.dir.Close()
+}
+
+// refresh makes a new table if the directory of packs may have changed.
+func (p *Packs) refresh(ctx context.Context) error {
+	if p.ended.Load() {
+		return ErrClosed
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// The stamp is taken first: a change while we read shows the next time.
+	stamp, sure, err := p.dir.stamp()
+	if err != nil {
+		return err
+	}
+	if p.sure && stamp.Equal(p.stamp) {
+		return nil
+	}
+	// The list of closed packs before the packs themselves: whoever adds to it
+	// has published the pack before.
+	closed, uses, err := p.dir.closedPacks()
+	if err != nil {
+		return err
+	}
+	t, err := p.scan(ctx)
+	if err != nil {
+		return err
+	}
+	p.markClosed(t, closed, uses)
+	p.table.Store(t)
+	p.stamp, p.sure = stamp, sure
+	return nil
+}
+
+// scan lists the packs, and keeps what is known of those that are still there.
+func (p *Packs) scan(ctx context.Context) (*table, error) {
+	type pair struct{ pack, idx int64 }
+	found := make(map[string]pair)
+	hasMidx := int64(-1)
+	err := p.store.List(ctx, dirPacks, func(name string, size int64) error {
+		if name == fileMidx {
+			hasMidx = size
+		}
+		base := path.Base(name)
+		stem, ending := strings.TrimSuffix(base, path.Ext(base)), path.Ext(base)
+		if path.Dir(name) != dirPacks || !strings.HasPrefix(stem, "pack-") {
+			return nil
+		}
+		f := found[stem]
+		switch ending {
+		case ".pack":
+			f.pack = size
+		case ".idx":
+			f.idx = size
+		}
+		found[stem] = f
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	old := p.table.Load()
+	t := &table{byName: make(map[string]*packFile, len(found))}
+	clear(p.warnings)
+	for stem, size := range found {
+		if size.idx == 0 || size.pack == 0 {
+			// A pack without an idx is being published. Not so the other way round.
+			if size.pack == 0 && size.idx != 0 {
+				name := dirPacks + "/" + stem + ".idx"
+				p.warnings[name] = fmt.Errorf("%s: ignored, as its pack is missing", name)
+			}
+			continue
+		}
+		f := old.byName[stem]
+		if f == nil || f.size != size.pack || f.idxSize != size.idx || f.gone.Load() {
+			f = &packFile{name: stem, size: size.pack, idxSize: size.idx}
+			p.files.forget(f.packName(), f.idxName())
+		}
+		t.add(f)
+	}
+	// Latest first would need times, which a Store has not. Names are hashes,
+	// so any order serves; what matters is that it does not change.
+	slices.SortFunc(t.packs, func(a, b *packFile) int { return strings.Compare(a.name, b.name) })
+	for name := range old.byName {
+		if t.byName[name] == nil {
+			p.files.forget(dirPacks+"/"+name+".pack", dirPacks+"/"+name+".idx")
+		}
+	}
+	if hasMidx >= 0 {
+		p.openMidx(t, hasMidx)
+	}
+	t.setSingle()
+	return t, nil
+}
+
+// add takes a pack into a table that is being made.
+func (t *table) add(f *packFile) {
+	t.packs = append(t.packs, f)
+	t.byName[f.name] = f
+}
+
+// setSingle fills in what the multi-pack-index does not cover.
+func (t *table) setSingle() {
+	covered := make(map[*packFile]bool)
+	for _, f := range t.midxPacks {
+		covered[f] = true
+	}
+	t.single = nil
+	for _, f := range t.packs {
+		if !covered[f] {
+			t.single = append(t.single, f)
+		}
+	}
+}
+
+// openMidx takes the multi-pack-index into a table. It is derived: one that
+// cannot be read is as good as none.
+func (p *Packs) openMidx(t *table, size int64) {
+	p.files.forget(fileMidx) // it is the one file that changes under its name
+	m, err := midx.Open(fileMidx, handle{&p.files, fileMidx}, size)
+	if err != nil {
+		p.warnings[fileMidx] = err
+		return
+	}
+	t.midx = m
+	t.midxCovered = m.Len()
+	for _, name := range m.Packs() {
+		t.midxPacks = append(t.midxPacks, t.byName[strings.TrimSuffix(name, ".idx")])
+	}
+}
+
+// open makes sure that idx and pack of f are open and belong together. ok is
+// false if the pack does not count: it is damaged, or gone.
+func (p *Packs) open(f *packFile) (ok bool, err error) {
+	if f.ready.Load() {
+		return !f.gone.Load(), nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ready.Load() || f.gone.Load() {
+		return !f.gone.Load(), nil
+	}
+	err = p.tryOpen(f)
+	switch {
+	case err == nil:
+		f.ready.Store(true)
+		return true, nil
+	case errors.As(err, new(*pack.CorruptError)):
+		p.warn(f.packName(), fmt.Errorf("%s: ignored: %w", f.packName(), err))
+	case !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	}
+	f.gone.Store(true)
+	return false, nil
+}
+
+func (p *Packs) tryOpen(f *packFile) error {
+	idx, err := pack.OpenIdx(f.idxName(), handle{&p.files, f.idxName()}, f.idxSize)
+	if err != nil {
+		return err
+	}
+	sum, err := idx.PackSum()
+	if err != nil {
+		return err
+	}
+	pk, err := pack.OpenPack(f.packName(), handle{&p.files, f.packName()}, f.size, sum)
+	if err != nil {
+		return err
+	}
+	if pk.Len() != idx.Len() {
+		return &pack.CorruptError{File: f.idxName(), Off: -1, Reason: fmt.Sprintf("%d objects, its pack has %d", idx.Len(), pk.Len())}
+	}
+	f.idx, f.pack = idx, pk
+	return nil
+}
+
+// adopt takes a pack that this process has published, and found closed, into
+// the table, and returns what stands for it there.
+func (p *Packs) adopt(f *packFile) *packFile {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := p.table.Load()
+	if known := old.byName[f.name]; known != nil {
+		known.closed.Store(true)
+		return known
+	}
+	f.closed.Store(true)
+	t := &table{byName: make(map[string]*packFile, len(old.packs)+1)}
+	t.midx, t.midxPacks, t.midxCovered = old.midx, old.midxPacks, old.midxCovered
+	t.add(f)
+	for _, o := range old.packs {
+		t.add(o)
+	}
+	t.setSingle()
+	p.table.Store(t)
+	return f
+}

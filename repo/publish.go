@@ -1,0 +1,182 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/pack/midx"
+)
+
+// publish finishes a pack and gives it its name, the pack before its idx, so
+// that whoever sees the idx sees the pack:
+//
+//	write PACK ..., write its count, read it back, write its checksum, fsync,
+//	link, fsync of objects/pack; write IDX, fsync, link, fsync of objects/pack;
+//	write the name to kedge/closed, fsync
+//
+// The pack is listed as closed if all children of its objects are: it is data,
+// and names nothing in the pack of trees, or it is trees, which come behind all
+// data. What is not listed now is listed with the next pack of trees.
+func (s *session) publish(ctx context.Context, n *newPack) error {
+	name, index, err := n.w.Finish()
+	if err != nil {
+		n.out.Abort()
+		return err
+	}
+	f := &packFile{name: "pack-" + name.String(), size: n.w.Size() + packTrailer}
+	err = n.out.Commit(f.packName())
+	if exists := new(ExistsError); errors.As(err, &exists) {
+		// The name is the hash of the bytes, so that file is damaged. It stays as
+		// it is, because it may hold all that is left of some object.
+		err = &pack.CorruptError{File: f.packName(), Off: -1, Reason: "has not the bytes that its name says, and is in the way of a good pack"}
+	}
+	n.out.Abort()
+	if err != nil {
+		return err
+	}
+	if f.idxSize, err = s.publishIdx(ctx, f, index); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.bytes += f.size
+	n.file = f
+	s.mu.Unlock()
+	if n.class == Data && n.leans {
+		return nil
+	}
+	return s.list(ctx, n)
+}
+
+// publishIdx writes the idx of a pack.
+func (s *session) publishIdx(ctx context.Context, f *packFile, index *pack.Index) (int64, error) {
+	out, err := s.store.Create(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer out.Abort()
+	size, err := index.WriteTo(out)
+	if err != nil {
+		return 0, err
+	}
+	err = out.Commit(f.idxName())
+	if exists := new(ExistsError); errors.As(err, &exists) {
+		// Another version of git's may have written it (v1); it is as good if it
+		// opens and has as many objects.
+		return s.sameIdx(ctx, f, index)
+	}
+	return size, err
+}
+
+// sameIdx checks that the idx that is in the place of ours belongs to the pack
+// and is whole, and returns its size.
+func (s *session) sameIdx(ctx context.Context, f *packFile, index *pack.Index) (int64, error) {
+	b, err := s.p.store.Open(ctx, f.idxName())
+	if err != nil {
+		return 0, err
+	}
+	defer b.Close()
+	x, err := pack.OpenIdx(f.idxName(), b, b.Size())
+	if err == nil {
+		err = x.Verify(f.size)
+	}
+	if err == nil && x.Len() != index.Len() {
+		err = &pack.CorruptError{File: f.idxName(), Off: -1, Reason: "has not the objects of its pack"}
+	}
+	return b.Size(), err
+}
+
+// list makes published packs known as closed, to this process and to others,
+// and drops their sets of ids.
+func (s *session) list(ctx context.Context, packs ...*newPack) error {
+	files := make([]*packFile, len(packs))
+	for i, n := range packs {
+		files[i] = s.p.adopt(n.file)
+	}
+	if err := s.p.addClosed(ctx, files); err != nil {
+		return err
+	}
+	for _, n := range packs {
+		s.recycle(n)
+	}
+	return nil
+}
+
+// listRest lists the data packs that had to wait for packs of trees.
+func (s *session) listRest(ctx context.Context) error {
+	s.mu.RLock()
+	rest := slices.Clone(s.live)
+	s.mu.RUnlock()
+	for _, n := range rest {
+		if n.file == nil {
+			return fmt.Errorf("pack of %d objects was not published", n.w.Len())
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	return s.list(ctx, rest...)
+}
+
+// A multi-pack-index is written again when so many packs are outside of it that
+// looking into each of them costs, and they hold a quarter of what it covers;
+// or when they are very many. So the work stays in proportion to what is added.
+const (
+	coverPacksMin = 16
+	coverPacksMax = 96
+)
+
+// coverPacks writes a new multi-pack-index over all packs if that pays. It is
+// derived and replaced as a whole, so a crash leaves the old one or the new
+// one; and if it cannot be written, nothing is lost but time.
+func (p *Packs) coverPacks(ctx context.Context, store Store) {
+	t := p.table.Load()
+	single, _ := p.idxes(t.single)
+	objects := 0
+	for _, x := range single {
+		objects += x.Len()
+	}
+	stale := slices.Contains(t.midxPacks, nil)
+	if n := len(single); !stale && (n < coverPacksMin || n < coverPacksMax && 4*objects < t.midxCovered) {
+		return
+	}
+	out, err := store.Create(ctx)
+	if err == nil {
+		defer out.Abort()
+		all, names := p.idxes(t.packs)
+		into, ok := out.(interface{ replace(name string) error })
+		if !ok || len(all) == 0 {
+			return // a Store of files that are written once has no place for it
+		}
+		err = midx.Write(out, names, all)
+		if err == nil {
+			err = into.replace(fileMidx)
+		}
+	}
+	p.mu.Lock()
+	p.sure = false
+	p.mu.Unlock()
+	if err == nil {
+		err = p.refresh(ctx)
+	}
+	if err != nil {
+		p.warn(fileMidx, err)
+	}
+}
+
+// idxes returns the idx files of those packs that can be opened, in the order
+// of their names, and the names.
+func (p *Packs) idxes(packs []*packFile) (tables []*pack.Idx, names []string) {
+	packs = slices.Clone(packs)
+	slices.SortFunc(packs, func(a, b *packFile) int { return strings.Compare(a.name, b.name) })
+	for _, f := range packs {
+		if ok, err := p.open(f); ok && err == nil {
+			tables = append(tables, f.idx)
+			names = append(names, f.name+".idx")
+		}
+	}
+	return tables, names
+}
