@@ -117,6 +117,7 @@ type TreeScanner struct {
 	ID   pack.ID
 
 	body []byte
+	at   int // of the name in the body
 	off  int // of the next entry
 	err  error
 	// open are the names of files that a directory further on could repeat: a
@@ -151,6 +152,7 @@ func (s *TreeScanner) Next() bool {
 		return false
 	}
 	s.Mode, s.Name, s.ID = mode, name, id
+	s.at = s.off + bytes.IndexByte(s.body[s.off:], ' ') + 1
 	s.off += n
 	return true
 }
