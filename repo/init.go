@@ -72,6 +72,13 @@ func InitDir(ctx context.Context, dir string, o InitOptions) (Config, error) {
 			return Config{}, err
 		}
 	}
+	// Directories that an interrupted init made may not be durable yet.
+	for _, name := range []string{"..", ".", "objects", "refs", "kedge"} {
+		err := firstErr(ctx.Err(), o.FS.SyncDir(d.name(name)))
+		if err != nil && !(name == ".." && errors.Is(err, fs.ErrPermission)) {
+			return Config{}, err
+		}
+	}
 	if err := d.addFile("HEAD", []byte("ref: refs/heads/main\n")); err != nil {
 		return Config{}, err
 	}

@@ -43,6 +43,10 @@ type Packs struct {
 	sure     bool       // the stamp tells of every change since
 	warnings map[string]error
 
+	allowed struct { // ids of git fsck that the config is known to ignore
+		sync.Mutex
+		ids map[string]bool
+	}
 	proof   proof // objects proved to be there with all below them
 	scratch sync.Pool
 	ended   atomic.Bool

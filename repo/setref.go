@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -144,7 +145,13 @@ func (p *Packs) reparent(ctx context.Context, c *Commit, parent pack.ID) (pack.I
 
 // appendSignature appends who and when as they stand in a commit.
 func appendSignature(dst []byte, s Signature) []byte {
-	return fmt.Appendf(dst, "%s %d %s", s.Who, s.When.Unix(), s.When.Format("-0700"))
+	dst = append(append(dst, s.Who...), ' ')
+	return appendStamp(dst, s.When)
+}
+
+// appendStamp appends a date as receipts have it: "1700000000+0100".
+func appendStamp(dst []byte, t time.Time) []byte {
+	return t.AppendFormat(strconv.AppendInt(dst, t.Unix(), 10), "-0700")
 }
 
 // move is the part of SetRef that happens under the lock.
@@ -158,7 +165,7 @@ func (d *Dir) move(ctx context.Context, m Move, c Commit, isCommit bool) error {
 	who := "kedge <kedge@localhost>"
 	if isCommit {
 		r.Tree = c.Tree
-		r.Author = fmt.Sprintf("%d%s", c.Author.When.Unix(), c.Author.When.Format("-0700"))
+		r.Author = c.Author.stamp()
 		who = c.Committer.Who
 	}
 	return d.withRefLock(ctx, func(l *refLock) error {
@@ -201,6 +208,8 @@ func (l *refLock) tryMove(ctx context.Context, r Receipt, who string) error {
 	if r.New.IsZero() {
 		return l.remove(ctx, r)
 	}
+	// Made before the lock is, because new directories are synced.
+	_ = d.fs.MkdirAll(parentOf(d.name("logs/"+r.Ref)), modeDir)
 	if err := l.hold(r.Ref); err != nil {
 		return err
 	}
@@ -367,9 +376,6 @@ func (l *refLock) removeLoose(r Receipt) error {
 // It is not synced and its loss is no failure: receipts are the diary that counts.
 func (l *refLock) reflog(r Receipt, who string) {
 	name := l.d.name("logs/" + r.Ref)
-	if err := l.d.fs.MkdirAll(parentOf(name), modeDir); err != nil {
-		return
-	}
 	f, err := l.d.fs.OpenWrite(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		f, err = l.d.fs.Create(name, modeState)
