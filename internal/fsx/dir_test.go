@@ -382,11 +382,14 @@ func TestOpenFileUnderLease(t *testing.T) {
 	if _, err := unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
 		t.Skip("no leases here:", err)
 	}
+	released := make(chan error)
 	go func() {
 		time.Sleep(20 * time.Millisecond)
-		unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+		_, err := unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+		released <- err
 	}()
 	f, _, err := openDir(t, fsx.OpenDir, root).OpenFile("f")
+	must(t, <-released)
 	must(t, err)
 	must(t, f.Close())
 }
