@@ -1,111 +1,214 @@
 package index
 
 import (
-	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
 	"time"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
 )
 
-// File is an index file, open and locked: shared for reading, exclusive for
-// Rewrite and Update. The lock dies with the process.
-type File struct{}
+// File is an index file, open for reading (Open), or locked so that Rewrite may
+// replace it (OpenExclusive). The lock dies with the process.
+type File struct {
+	fs   *fsx.FS
+	name string
+	lock *fsx.Lock // nil: for reading only
+	e    *edition
+}
 
-// Open opens an index for reading only (shared lock). It fails with an error
-// that matches fs.ErrNotExist if there is none, *pack.CorruptError if damaged.
-func Open(fs *fsx.FS, name string) (*File, error) { panic("stub") }
+// lockName is the file that writers lock. It is not the index itself, which
+// gets a new inode with every version.
+func lockName(name string) string { return name + ".lock" }
+
+// tempName is where the next version is written. One name is enough, since
+// whoever writes holds the lock; what a killed process left there is overwritten.
+func tempName(name string) string { return name + ".tmp" }
+
+// Open opens an index for reading only. It fails with an error that matches
+// fs.ErrNotExist if there is none, *pack.CorruptError if damaged.
+//
+// It takes no lock. A new version takes the place of the old one by a rename, so
+// a reader has a whole version in hand whatever writers do; with a lock a pager
+// left open at night would keep the nightly save waiting, and a listing would
+// have to wait for a save, and for the right to create the lock file.
+func Open(fs *fsx.FS, name string) (*File, error) {
+	e, err := open(fs, name)
+	if err != nil {
+		return nil, err
+	}
+	return &File{fs: fs, name: name, e: e}, nil
+}
+
+func open(fs *fsx.FS, name string) (*edition, error) {
+	file, err := fs.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return openEdition(name, file)
+}
 
 // OpenExclusive opens an index so that Rewrite may replace it, waiting for other
-// users for at most wait (then fsx.ErrLocked).
-func OpenExclusive(fs *fsx.FS, name string, wait time.Duration) (*File, error) { panic("stub") }
+// writers for at most wait (then fsx.ErrLocked). If there is no index it fails
+// as Open does, and leaves nothing behind.
+func OpenExclusive(fs *fsx.FS, name string, wait time.Duration) (*File, error) {
+	if _, err := fs.Lstat(name); err != nil {
+		return nil, err
+	}
+	lock, err := fs.Lock(lockName(name), fsx.Exclusive, wait)
+	if err != nil {
+		return nil, err
+	}
+	e, err := open(fs, name)
+	if err != nil {
+		lock.Unlock()
+		return nil, err
+	}
+	return &File{fs: fs, name: name, lock: lock, e: e}, nil
+}
+
+// Clear removes an index, waiting for others that write it for at most wait. It
+// is no error if there is none.
+func Clear(fsys *fsx.FS, name string, wait time.Duration) error {
+	if _, err := fsys.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock, err := fsys.Lock(lockName(name), fsx.Exclusive, wait)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	if err := fsys.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fsys.SyncDir(filepath.Dir(name))
+}
 
 // Len returns the number of records.
-func (f *File) Len() uint64 { panic("stub") }
+func (f *File) Len() uint64 { return f.e.records }
 
 // Records iterates over the records at and below root ("/" for all), in order.
-func (f *File) Records(root string) *Iter { panic("stub") }
-
-// Check reads the whole file and verifies checksums, order and the Below counts.
-func (f *File) Check() error { panic("stub") }
-
-// Close gives up the lock.
-func (f *File) Close() error { panic("stub") }
-
-// Iter is a position in an index file.
-type Iter struct{}
-
-// Next advances to the next record.
-func (it *Iter) Next() bool { panic("stub") }
-
-// Record returns the current record, valid until the next call of Next (strings
-// and slices included: clone what is kept).
-func (it *Iter) Record() *Record { panic("stub") }
-
-// Ordinal returns the number of the current record in the whole file, from 0.
-func (it *Iter) Ordinal() uint64 { panic("stub") }
-
-// SkipTo moves so that the next call of Next gives the record with this ordinal,
-// without decoding what lies between where it can (whole blocks).
-func (it *Iter) SkipTo(ordinal uint64) { panic("stub") }
-
-// Err returns the error that ended the iteration, if any.
-func (it *Iter) Err() error { panic("stub") }
-
-// Rewrite makes the next version of the file: the records as they are, but for
-// those that were Set or Dropped. Blocks without a change are copied whole.
-type Rewrite struct{}
-
-// Rewrite begins a new version of an index opened exclusively.
-func (f *File) Rewrite() *Rewrite { panic("stub") }
-
-// Set replaces a record. Ordinals must ascend over all calls of Set and Drop.
-func (w *Rewrite) Set(ordinal uint64, rec *Record) error { panic("stub") }
-
-// Drop leaves a record out.
-func (w *Rewrite) Drop(ordinal uint64) error { panic("stub") }
-
-// Commit puts the new version in place, durably. If nothing was set or dropped
-// the file is not touched.
-func (w *Rewrite) Commit() error { panic("stub") }
-
-// Abort throws the new version away; after Commit it does nothing.
-func (w *Rewrite) Abort() { panic("stub") }
-
-// Options says what Update walks and how.
-type Options struct {
-	FS            *fsx.FS
-	File          string   // path of the index file; its directory is made if need be
-	Roots         []string // absolute, resolved but for a final symbolic link
-	OneFileSystem bool     // list mount points, do not enter them
-	NoCheckDevice bool     // a changed device number alone is no change
-	Exclude       *Exclude // nil: nothing
-	Skip          []string // directories that are not listed at all: the repository, the cache, the index
-	FakeValid     bool
-	FakeInvalid   bool
-	Wait          time.Duration // for the lock
-	Now           func() time.Time
-
-	// Warn is called for everything that could not be read; Seen for every path
-	// with its status: 'A' new, 'M' changed, 'D' gone, ' ' as it was. Either may be nil.
-	Warn func(path string, err error)
-	Seen func(path string, st *fsx.Stat, status byte)
-	// Progress is called now and then with the number of paths so far.
-	Progress func(paths uint64)
+func (f *File) Records(root string) *Iter {
+	start, end, err := f.e.subtree(keyOf(root))
+	it := f.e.iter(start, end)
+	if err != nil {
+		it.err = err
+	}
+	return it
 }
 
-// Result is what an update found.
-type Result struct {
-	Paths, New, Changed, Gone uint64
-	Errors                    uint64
-	Rewritten                 bool // false: nothing changed, the file was not touched
+// Lookup returns the record of one path and its ordinal. It decodes one block,
+// found by the block table. The record's strings and slices are its own.
+func (f *File) Lookup(path string) (rec Record, ordinal uint64, ok bool, err error) {
+	key := keyOf(path)
+	ordinal, err = f.e.search(func(k string) bool { return compareKeys(k, key) >= 0 })
+	if err != nil || ordinal == f.e.records {
+		return Record{}, 0, false, err
+	}
+	it := f.e.iter(ordinal, ordinal+1)
+	if !it.Next() {
+		return Record{}, 0, false, it.err
+	}
+	if it.Record().Path != path {
+		return Record{}, 0, false, nil
+	}
+	return it.Record().Clone(), ordinal, true, nil
 }
 
-// Update walks the roots and brings the index up to date. An interrupted or
-// failed update leaves the old index.
-func Update(ctx context.Context, o Options) (Result, error) { panic("stub") }
+// Close gives up the lock, and the file that iterators read.
+func (f *File) Close() error {
+	err := f.e.file.Close()
+	if f.lock != nil {
+		if unlockErr := f.lock.Unlock(); err == nil {
+			err = unlockErr
+		}
+	}
+	return err
+}
 
-// Exclude decides which paths an update passes over. The zero value excludes nothing.
-type Exclude struct{}
+// Check reads the whole file and verifies checksums, order, that every block is
+// encoded as a writer would, the Below counts, and that nothing below a valid
+// directory is not valid.
+func (f *File) Check() error {
+	var enc encoder
+	var t tally
+	c := cursor{e: f.e}
+	for c.next < f.e.records {
+		b := &f.e.blocks[c.blk]
+		if !c.in {
+			enc.reset()
+		}
+		ordinal := c.next
+		prev := string(c.d.key)
+		if err := c.step(); err != nil {
+			return err
+		}
+		if err := enc.append(&c.d.rec); err != nil {
+			return f.e.corrupt(b.off, "record %d: %v", ordinal, err)
+		}
+		below, invalid := t.add(prev, &c.d.rec)
+		if r := &c.d.rec; r.Below != below {
+			return f.e.corrupt(b.off, "record %d (%s) tells of %d below it, there are %d", ordinal, r.Path, r.Below, below)
+		} else if r.Flags&Valid != 0 && invalid > 0 {
+			return f.e.corrupt(b.off, "record %d (%s) is valid, %d below it are not", ordinal, r.Path, invalid)
+		}
+		if !c.in && string(enc.buf) != string(c.d.b) {
+			return f.e.corrupt(b.off, "block is not encoded in the one way allowed")
+		}
+	}
+	return nil
+}
 
-// Match reports whether an absolute path is excluded.
-func (x *Exclude) Match(path string, isDir bool) bool { panic("stub") }
+// A tally counts what lies below each record of a whole file, without trust in
+// any record: at[n] are the records at and below depth n that the directory
+// above them, which is still to come, has to account for.
+type tally struct {
+	at []struct{ records, invalid uint64 }
+}
+
+// add takes the next record, and returns how many records lie below it, and how
+// many of these are not valid. prev is the key before.
+func (t *tally) add(prev string, r *Record) (below, invalid uint64) {
+	key := keyOf(r.Path)
+	depth := depthOf(key)
+	for len(t.at) <= depth+1 {
+		t.at = append(t.at, struct{ records, invalid uint64 }{})
+	}
+	if within(prev, key) {
+		for n := depth + 1; n < len(t.at); n++ {
+			below += t.at[n].records
+			invalid += t.at[n].invalid
+		}
+		t.at = t.at[:depth+1]
+	} else {
+		// The directories of prev that key is not in are over. Those that are no
+		// records themselves leave what was below them to the next one above.
+		top := depthOf(key[:commonPrefix(prev, key)])
+		for n := len(t.at) - 1; n > top; n-- {
+			t.at[n-1].records += t.at[n].records
+			t.at[n-1].invalid += t.at[n].invalid
+			t.at = t.at[:n]
+		}
+		for len(t.at) <= depth {
+			t.at = append(t.at, struct{ records, invalid uint64 }{})
+		}
+	}
+	t.at[depth].records += below + 1
+	t.at[depth].invalid += invalid
+	if r.Flags&Valid == 0 {
+		t.at[depth].invalid++
+	}
+	return below, invalid
+}
+
+// depthOf counts the components of a key.
+func depthOf(key string) int {
+	n := 0
+	for i := range len(key) {
+		if key[i] == '/' {
+			n++
+		}
+	}
+	return n
+}

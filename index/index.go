@@ -1,5 +1,3 @@
-// Package index keeps the file-system index: every path that kedge was told to
-// watch, what lstat said of it, and the id of what was last saved from it.
 package index
 
 import (
@@ -31,6 +29,42 @@ const (
 	// Exists says that the path was there at the last index run.
 	Exists Flags = 1 << iota
 	// Valid says that ID is what a save of the path would store: nothing in it or
-	// below it changed since.
+	// below it changed since. A valid record exists, and everything below it is
+	// valid too.
 	Valid
 )
+
+// Status returns how a listing marks the record: 'D' gone, 'A' never saved,
+// 'M' changed since it was saved, ' ' as it was saved.
+func (r *Record) Status() byte {
+	switch {
+	case r.Flags&Exists == 0:
+		return 'D'
+	case r.Flags&Valid != 0:
+		return ' '
+	case r.ID.IsZero():
+		return 'A'
+	}
+	return 'M'
+}
+
+// IsDir reports whether the path was a directory when it was last looked at.
+func (r *Record) IsDir() bool { return isDir(r.Stat.Mode) }
+
+// Clone returns a copy that shares no memory with the iterator r came from.
+func (r *Record) Clone() Record {
+	c := *r
+	c.Path = string(bytesOf(r.Path))
+	c.Target = string(bytesOf(r.Target))
+	c.Extras = append([]byte(nil), r.Extras...)
+	return c
+}
+
+const (
+	modeType    = 0o170000
+	modeDir     = 0o040000
+	modeRegular = 0o100000
+	modeSymlink = 0o120000
+)
+
+func isDir(mode uint32) bool { return mode&modeType == modeDir }
