@@ -20,8 +20,9 @@ var ErrName = errors.New("not a single file name")
 
 // Dir is a directory held by descriptor. Names given to its methods are single
 // components: a name that is empty, "." or "..", or holds '/' or NUL is refused.
-// No method follows a symbolic link. A Dir is used by one goroutine at a time,
-// but for Lstat, OpenFile, OpenNode and Readlink, which may be called at once.
+// No method follows a symbolic link. The methods
+// that take a name, and CreateTemp, may be called by several goroutines at once;
+// the others, such as Read and Close, by one while no other method runs.
 //
 // There is no finalizer: a Dir that is not closed keeps its descriptor.
 type Dir struct {
@@ -68,7 +69,7 @@ func (d *Dir) Open(name string) (*Dir, error) {
 		return nil, d.fail("open", name, ErrName)
 	}
 	fd, err := d.kern.openNoatime(d.fd, name, dirFlags)
-	if err == unix.ELOOP {
+	if errors.Is(err, unix.ELOOP) {
 		err = unix.ENOTDIR // openat2 says this of a link, openat that
 	}
 	if err != nil {
@@ -135,15 +136,14 @@ func (d *Dir) OpenFile(name string) (*Source, Stat, error) {
 	}
 	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
 	fd, err := d.kern.openNoatime(d.fd, name, flags)
-	for pause := time.Millisecond; err == unix.EWOULDBLOCK && pause < leaseWait; pause *= 2 {
+	for pause := time.Millisecond; errors.Is(err, unix.EWOULDBLOCK) && pause < leaseWait; pause *= 2 {
 		time.Sleep(pause)
 		fd, err = d.kern.openNoatime(d.fd, name, flags)
 	}
-	switch err {
-	case nil:
-	case unix.ELOOP, unix.ENXIO, unix.ENODEV: // a link; a socket, or a device without driver
-		return nil, Stat{}, d.fail("open", name, ErrNotRegular)
-	default:
+	if oneOf(err, unix.ELOOP, unix.ENXIO, unix.ENODEV) { // a link; a socket, or a device without driver
+		err = ErrNotRegular
+	}
+	if err != nil {
 		return nil, Stat{}, d.fail("open", name, err)
 	}
 	st, err = fstat(fd)
@@ -151,7 +151,7 @@ func (d *Dir) OpenFile(name string) (*Source, Stat, error) {
 		err = ErrNotRegular
 	}
 	if err != nil {
-		unix.Close(fd)
+		discard(fd)
 		return nil, Stat{}, d.fail("open", name, err)
 	}
 	return &Source{fd: fd, name: name}, st, nil
@@ -169,7 +169,7 @@ func (d *Dir) OpenNode(name string) (*Source, Stat, error) {
 	}
 	st, err := fstat(fd)
 	if err != nil {
-		unix.Close(fd)
+		discard(fd)
 		return nil, Stat{}, d.fail("stat", name, err)
 	}
 	return &Source{fd: fd, name: name}, st, nil
@@ -187,7 +187,7 @@ func (d *Dir) Readlink(name string) (string, error) {
 // Sync makes the names in the directory durable, as far as its file system can.
 func (d *Dir) Sync() error {
 	err := retry(func() error { return unix.Fsync(d.fd) })
-	if err == unix.EINVAL || err == unix.ENOTSUP {
+	if oneOf(err, unix.EINVAL, unix.ENOTSUP) {
 		err = nil
 	}
 	return d.fail("sync", d.name, err)

@@ -1,10 +1,12 @@
 package fsx
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -92,7 +94,10 @@ type Target struct {
 }
 
 // tempPrefix begins the name of a Target that could not be made without one.
-const tempPrefix = ".kedge-"
+const (
+	tempPrefix = ".kedge-"
+	tempDigits = 8
+)
 
 // CreateTemp makes a file that only its owner can open, without a name where the
 // file system can do that (O_TMPFILE, Linux 3.11), so that nothing is left
@@ -100,28 +105,36 @@ const tempPrefix = ".kedge-"
 func (d *Dir) CreateTemp() (*Target, error) {
 	if d.kern.hasProc() && !d.kern.old {
 		fd, err := openat(d.fd, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-		switch err {
-		case nil:
+		if err == nil {
 			return &Target{dir: d, fd: fd}, nil
-		case unix.EOPNOTSUPP, unix.EISDIR, unix.EINVAL, unix.ENOENT: // the file system, or the kernel, has it not
-		default:
+		}
+		if !oneOf(err, unix.EOPNOTSUPP, unix.EISDIR, unix.EINVAL, unix.ENOENT) {
 			return nil, d.fail("create", d.name, err)
 		}
+		// Else the file system, or the kernel, has it not.
 	}
 	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_RDWR | unix.O_CLOEXEC
 	for tries := 0; ; tries++ {
-		name := tempName()
+		name := TempName()
 		fd, err := openat(d.fd, name, flags, 0o600)
 		if err == nil {
 			return &Target{dir: d, fd: fd, temp: name}, nil
 		}
-		if err != unix.EEXIST || tries >= 100 {
+		if tries >= 100 || !errors.Is(err, unix.EEXIST) {
 			return nil, d.fail("create", name, err)
 		}
 	}
 }
 
-func tempName() string { return fmt.Sprintf("%s%08x", tempPrefix, rand.Uint32()) }
+// TempName returns a random name for something that is to be renamed.
+func TempName() string { return fmt.Sprintf("%s%0*x", tempPrefix, tempDigits, rand.Uint32()) }
+
+// IsTempName reports whether a name looks like one of TempName, as it is left
+// behind by a process that was killed.
+func IsTempName(name string) bool {
+	digits, ok := strings.CutPrefix(name, tempPrefix)
+	return ok && len(digits) == tempDigits && strings.Trim(digits, "0123456789abcdef") == ""
+}
 
 func (t *Target) fail(op string, err error) error {
 	if err == nil {
@@ -198,17 +211,17 @@ func (t *Target) LinkAs(name string, replace bool) error {
 // takes a temporary name first, and is renamed from that.
 func (t *Target) linkNameless(name string, replace bool) error {
 	err := t.dir.link(t.fd, name)
-	if err != unix.EEXIST || !replace {
+	if !replace || !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	for tries := 0; ; tries++ {
-		temp := tempName()
+		temp := TempName()
 		err := t.dir.link(t.fd, temp)
 		if err == nil {
 			t.temp = temp
 			return t.renameTemp(name, true)
 		}
-		if err != unix.EEXIST || tries >= 100 {
+		if tries >= 100 || !errors.Is(err, unix.EEXIST) {
 			return err
 		}
 	}
@@ -225,7 +238,7 @@ func (t *Target) renameTemp(name string, replace bool) error {
 		return nil
 	}
 	err := retry(func() error { return unix.Renameat2(d, t.temp, d, name, unix.RENAME_NOREPLACE) })
-	if err == unix.EINVAL || err == unix.ENOSYS { // before Linux 3.15, or not on this file system
+	if oneOf(err, unix.EINVAL, unix.ENOSYS) { // before Linux 3.15, or not on this file system
 		if err = retry(func() error { return unix.Linkat(d, t.temp, d, name, 0) }); err == nil {
 			err = retry(func() error { return unix.Unlinkat(d, t.temp, 0) })
 		}
@@ -242,7 +255,7 @@ func (t *Target) Close() error {
 		return t.dir.fail("close", t.dir.name, os.ErrClosed)
 	}
 	if t.temp != "" {
-		unix.Unlinkat(t.dir.fd, t.temp, 0)
+		_ = unix.Unlinkat(t.dir.fd, t.temp, 0)
 		t.temp = ""
 	}
 	err := unix.Close(t.fd)
