@@ -146,16 +146,19 @@ func TestAgainstReference(t *testing.T) {
 	}
 }
 
-// TestEveryLength cuts the input off at every length around those where the
-// splitters change their way of work: windows, blocks, min and max size.
-func TestEveryLength(t *testing.T) {
-	data := slices.Concat(make([]byte, 600), randomBytes(6, 9000))
+// TestLengths cuts the input off around the lengths where the splitters change
+// their way of work.
+func TestLengths(t *testing.T) {
+	data := slices.Concat(make([]byte, 600), randomBytes(6, 20000))
 	for _, name := range []string{"rabin:10", "gear:10", "rollsum:13"} {
 		s := mustParse(t, name)
-		for n := 0; n < 4*blockSize; n++ {
-			for _, d := range [][]byte{data[:n], data[600 : 600+n]} {
-				if got, want := s.Split(nil, d, true), reference(t, name, d); !reflect.DeepEqual(got, want) {
-					t.Fatalf("%s, %d bytes:\n got %s\nwant %s", name, n, list(got), list(want))
+		for _, edge := range []int{3, window, s.Min(), s.Min() + window, 1024, s.Min() + blockSize, s.Min() + blockSize + window,
+			s.Min() + 2*blockSize, 600 + s.Min() + blockSize, 512 + s.Min() + blockSize, 8192, 8192 + s.Min()} {
+			for n := edge - 3; n <= edge+3; n++ {
+				for _, d := range [][]byte{data[:max(0, n)], data[600:][:max(0, n)]} {
+					if got, want := s.Split(nil, d, true), reference(t, name, d); !reflect.DeepEqual(got, want) {
+						t.Errorf("%s, %d bytes:\n got %s\nwant %s", name, len(d), list(got), list(want))
+					}
 				}
 			}
 		}
@@ -190,6 +193,42 @@ func TestHitAtTheEdge(t *testing.T) {
 			if got := reference(t, name, data); !reflect.DeepEqual(got, want) {
 				t.Errorf("%s, hit at %d: the reference has %+v", name, n+window, got)
 			}
+		}
+	}
+}
+
+// TestEarlyHits has hits of rollsum while its window still fills, with more
+// bits than its second counter has.
+func TestEarlyHits(t *testing.T) {
+	s := mustParse(t, "rollsum:17")
+	hits := 0
+	for i := range 8000 {
+		data := randomBytes(uint64(i), window)
+		got := s.Split(nil, data, true)
+		if want := reference(t, "rollsum:17", data); !reflect.DeepEqual(got, want) {
+			t.Errorf("%x:\n got %s\nwant %s", data, list(got), list(want))
+		}
+		hits += len(got) - 1
+	}
+	if hits == 0 {
+		t.Error("no hits: the test tests nothing")
+	}
+}
+
+// TestDecidesEarly checks that a cut is made as soon as its place is known.
+func TestDecidesEarly(t *testing.T) {
+	for _, name := range []string{"rabin:10", "gear:10"} {
+		s := mustParse(t, name)
+		got := s.Split(nil, append(make([]byte, 700), 1), false)
+		if want := []Cut{{End: 512, Zero: true}}; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s, zeros and a one: got %+v", name, got)
+		}
+		got = s.Split(nil, append([]byte{1}, make([]byte, 255)...), false)
+		if want := []Cut{{End: 256}}; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s, a one and zeros: got %+v", name, got)
+		}
+		if got := s.Split(nil, make([]byte, 8191), false); len(got) != 0 {
+			t.Errorf("%s, zeros that may go on: got %+v", name, got)
 		}
 	}
 }
@@ -244,7 +283,7 @@ func TestHighLevels(t *testing.T) {
 
 // TestConstantRuns checks what the documentation says of runs of one byte value.
 func TestConstantRuns(t *testing.T) {
-	for _, name := range []string{"gear:10", "gear:20", "rollsum:13"} {
+	for _, name := range []string{"gear:10", "gear:13", "rollsum:13"} {
 		s := mustParse(t, name)
 		for b := 1; b < 256; b++ {
 			cuts := s.Split(nil, bytes.Repeat([]byte{byte(b)}, s.Max()+1), false)

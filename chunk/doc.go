@@ -14,9 +14,9 @@
 // significant.
 //
 //	splitter       N          min size   max size   mean on random data
-//	rabin:N        10 to 20   2^(N-2)    2^(N+3)    10.1 KiB at N = 13
+//	rabin:N        10 to 20   2^(N-2)    2^(N+3)    10.0 KiB at N = 13
 //	gear:N         10 to 20   2^(N-2)    2^(N+3)     9.1 KiB
-//	rollsum:N      13 to 21   none       2^(N+2)     8.0 KiB
+//	rollsum:N      13 to 21   none       2^(N+2)     7.9 KiB
 //
 // Chunks are cut one after the other, from the first byte of the input on. A
 // chunk ends at the first position where it has a hit; where it has none, at
@@ -71,14 +71,14 @@
 // That it is hard to be a hit below 2^N bytes and easy from there on keeps most
 // chunks near that size, so that a change costs one chunk of common size and
 // not, as it does where any length is as likely as another, a chunk of above
-// common size. It saves a third of what rabin stores for scattered changes.
+// common size. For scattered changes it saves a quarter to a third of what rabin
+// stores.
 //
 // Level: 0 if the hash is 0; else the number of zero bits from bit 61-N
 // downward to the first 1 (0 bits have no 1: then it is 62-N), divided by 4,
 // rounded down, and at most 4. These bits have no part in the hit.
 //
-// In no table entry other than G[0] a run of one byte value is a hit: such runs
-// make chunks of max size.
+// A run of one byte value other than 0 has no hits: it makes chunks of max size.
 //
 // # rollsum
 //
@@ -106,19 +106,19 @@
 // SHA-1 of their list as it would stand here.
 //
 //	rabin:10 S:16384 = 479 426 1206 4134 303 2727 3221 2878 1010
-//	rabin:10 S:20000000 = count 15761 263f95e4aa59ab4a333f52c84273a222a2fb32e6
+//	rabin:10 S:5000000 = count 3967 1551be574684980be9454055589509f99157a690
 //	rabin:10 01:20000 = 8192 8192 3616
 //	rabin:13 S:100000 = 2170 4075 42170 6021 6560 2323 4166 9725 12335 10455
-//	rabin:13 S:20000000 = count 1939 fc452a8976678cda0e886a5772bb490028016998
+//	rabin:13 S:5000000 = count 474 554a0043e5b68ae395110fa80754a0fabeb7a363
 //	rabin:13 00:300000 = 65536z 65536z 65536z 65536z 37856z
 //	rabin:13 S:5000+00:70000+S:5000 = 2170 2894 65536z 4096z 2474 2830
 //	rabin:13 S:1000+00:3000 = 2048 1952z
 //	rabin:20 S:4000000 = 682035 1698930*1 1619035
 //	gear:10 S:16384 = 1055*1 1031 1137 1378 1344 1321 661 1177 470 1311*1 1713 1157 1362 1267
-//	gear:10 S:20000000 = count 17143 e54984774b178658fe6722cf00f5af32a77f78a4
+//	gear:10 S:5000000 = count 4275 a347b1f877752c90aa4f5be13dc2ca53cefb3396
 //	gear:10 01:20000 = 8192 8192 3616
 //	gear:13 S:100000 = 9574 8632 4500 3412 11534 10231 9473 17268 9148 8471 7757
-//	gear:13 S:20000000 = count 2141 97412db6e47d0f5a9bf92eb3bc2265297e04cee9
+//	gear:13 S:5000000 = count 530 33e921b930071551ebc7214bf9dee22d45f739da
 //	gear:13 00:300000 = 65536z 65536z 65536z 65536z 37856z
 //	gear:13 S:5000+00:70000+S:5000 = 5064 65536z 4096z 5304
 //	gear:20 S:4000000 = 1132590 1104010 1523516 239884

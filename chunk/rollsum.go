@@ -2,8 +2,8 @@ package chunk
 
 import "math/bits"
 
-// The counters of an empty window. The second one is not what the definition of
-// the sum would make it (half as much); it is part of the format.
+// The counters of an empty window. The second one is not what pushing 64 zeros
+// would make it, 31·64·65/2, and is part of the format.
 const (
 	rollS1 = 64 * 31
 	rollS2 = 64 * 63 * 31

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"os/exec"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -225,5 +226,35 @@ func TestRollsumVectorE(t *testing.T) {
 	const want = "32768 27 32768 32768z 32768z 36z"
 	if got := list(mustParse(t, "rollsum:13").Split(nil, vectorE(t), true)); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
+
+// TestAgainstBup compares with the program itself, where it is installed.
+func TestAgainstBup(t *testing.T) {
+	if _, err := exec.LookPath("bup"); err != nil {
+		t.Skip("no bup here")
+	}
+	env := append(os.Environ(), "BUP_DIR="+t.TempDir())
+	run := func(in []byte, args ...string) string {
+		c := exec.Command("bup", args...)
+		c.Env, c.Stdin = env, bytes.NewReader(in)
+		out, err := c.Output()
+		if err != nil {
+			t.Fatalf("bup %s: %v", strings.Join(args, " "), err)
+		}
+		return string(out)
+	}
+	run(nil, "init")
+	for what, data := range map[string][]byte{"text": sqlText(3 << 20), "random": randomBytes(9, 3<<20)} {
+		var ids strings.Builder
+		start := 0
+		for _, c := range mustParse(t, "rollsum:13").Split(nil, data, true) {
+			blob := fmt.Appendf(nil, "blob %d\x00%s", c.End-start, data[start:c.End])
+			fmt.Fprintf(&ids, "%x\n", sha1.Sum(blob))
+			start = c.End
+		}
+		if run(data, "split", "--noop", "-b") != ids.String() {
+			t.Errorf("%s: bup has other blobs", what)
+		}
 	}
 }
