@@ -3,7 +3,6 @@ package pack
 import (
 	"encoding/binary"
 	"errors"
-	"hash/adler32"
 
 	"github.com/klauspost/compress/flate"
 )
@@ -57,11 +56,11 @@ func (d *deflater) append(dst, body []byte) []byte {
 		}
 		if err == nil {
 			dst = dst[:len(d.out.b)] // they share their memory
-			return binary.BigEndian.AppendUint32(dst, adler32.Checksum(body))
+			return binary.BigEndian.AppendUint32(dst, adler32(body))
 		}
 	}
 	dst = appendStored(dst[:at], body)
-	return binary.BigEndian.AppendUint32(dst, adler32.Checksum(body))
+	return binary.BigEndian.AppendUint32(dst, adler32(body))
 }
 
 // appendStored appends body as stored blocks, the last one marked.
@@ -80,15 +79,15 @@ func appendStored(dst, body []byte) []byte {
 	}
 }
 
-// errFull stops a compressor whose output is no smaller than its input.
-var errFull = errors.New("deflate output is full")
+// errNoGain stops a compressor whose output is no smaller than its input.
+var errNoGain = errors.New("deflate output is full")
 
 // capped is a writer into a slice of fixed capacity.
 type capped struct{ b []byte }
 
 func (c *capped) Write(p []byte) (int, error) {
 	if len(p) > cap(c.b)-len(c.b) {
-		return 0, errFull
+		return 0, errNoGain
 	}
 	c.b = append(c.b, p...)
 	return len(p), nil

@@ -149,7 +149,8 @@ func (h *head) view(s *Scratch, p *Pack, n int) ([]byte, error) {
 // headLen is more than any header takes.
 const headLen = maxVarint + max(maxVarint, idSize)
 
-// head reads the header of the entry at off.
+// head reads the header of the entry at off. If all that fails is the look-up
+// of a delta's base, everything else in h is set all the same.
 func (p *Pack) head(s *Scratch, off int64, find FindFunc) (h head, err error) {
 	if off < packHead || off >= p.end {
 		return h, p.corrupt(off, "object outside the pack")
@@ -179,9 +180,9 @@ func (p *Pack) head(s *Scratch, off int64, find FindFunc) (h head, err error) {
 			return h, p.corrupt(off, "entry is cut short")
 		}
 		n += idSize
-		if h.base, err = p.find(off, id, find); err != nil {
-			return h, err
-		}
+		h.data = off + int64(n)
+		h.base, err = p.find(off, id, find)
+		return h, err
 	}
 	h.data = off + int64(n)
 	return h, nil
@@ -376,12 +377,12 @@ func (p *Pack) resultSize(s *Scratch, h head) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		n, _, err := s.z.prefix(first, src)
+		n, err := s.z.prefix(first, src)
 		if err == errShort && int64(len(src)) < p.end-h.data {
 			want = 2 * len(src)
 			continue
 		}
-		if err == io.EOF || err == errShort {
+		if err == errShort {
 			err = corrupt(0, errShort.Error())
 		}
 		if err != nil {

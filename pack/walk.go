@@ -23,10 +23,11 @@ type Item struct {
 // checks the trailer and the number of objects. It does not hash the objects.
 //
 // offs says where the entries begin, ascending, as an idx knows it. Then an
-// entry that can't be read, or does not end where the next one begins, is given
-// to fn with its Err, and Walk goes on with the next; the error that Walk
-// returns is about the pack as a whole, or fn's. Without offs (nil) Walk finds
-// the entries itself, and the first that can't be read ends it.
+// entry that is damaged, or does not end where the next one begins, is given to
+// fn with its Err, and Walk goes on with the next; the error that Walk returns
+// is about the pack as a whole, or a failed read, or fn's. Without offs (nil)
+// Walk finds the entries itself; that ends at the first whose end can't be
+// found, while a delta whose base is missing is merely one Item with an Err.
 func (p *Pack) Walk(s *Scratch, offs []int64, find FindFunc, fn func(*Item) error) error {
 	w := walk{p: p, s: s, find: find, sum: sha1.New(), far: NewScratch(s.limit)}
 	s.step = writeStep
@@ -84,59 +85,72 @@ type walk struct {
 	item Item
 }
 
-// next reads the entry at at, which ends at end, or anywhere if end is -1.
+// next reads the entry at at, which ends at end, or where it says so if end is -1.
 func (w *walk) next(at, end int64) (*Item, error) {
 	w.item = Item{Off: at}
 	ends, err := w.entry(at)
 	if err == nil && end >= 0 && ends != end {
 		err = w.p.corrupt(ends, fmt.Sprintf("object ends here and not at %d", end))
 	}
+	if end >= 0 {
+		ends = end
+	}
 	if err != nil {
 		var c *CorruptError
-		known := errors.As(err, &c) || errors.Is(err, ErrTooLarge) || errors.Is(err, ErrDelta)
-		if end < 0 || !known {
+		damage := errors.As(err, &c) || errors.Is(err, ErrTooLarge) || errors.Is(err, ErrDelta)
+		if ends == 0 || !damage {
 			return nil, err
 		}
-		w.item.Err, w.item.Body, ends = err, nil, end
+		w.item.Err, w.item.Body = err, nil
 	}
 	w.item.Len = ends - at
 	return &w.item, w.skip(at, ends)
 }
 
-// entry decodes the entry at at and returns where it ends.
+// entry decodes the entry at at into w.item and returns where it ends, 0 if
+// that is not known.
 func (w *walk) entry(at int64) (ends int64, err error) {
 	p, s := w.p, w.s
 	if _, err := s.view(p, at, windowSize); err != nil {
 		return 0, err
 	}
 	h, err := p.head(s, at, w.find)
-	if err != nil {
+	if err != nil && h.data == 0 {
 		return 0, err
 	}
-	if h.kind < ofsDelta {
-		var ns int
-		s.body, ns, err = p.inflate(s, s.body, h)
-		w.item.Type, w.item.Body = Type(h.kind), s.body
-		return h.data + int64(ns), err
+	dst := &s.body
+	if h.kind >= ofsDelta {
+		dst = &s.delta
 	}
 	var ns int
-	if s.delta, ns, err = p.inflate(s, s.delta, h); err != nil {
-		return 0, err
+	var broken error
+	if *dst, ns, broken = p.inflate(s, *dst, h); broken != nil {
+		return 0, broken
 	}
-	t, base, err := p.Object(w.far, h.base, w.find)
+	ends = h.data + int64(ns)
+	w.item.Type = Type(h.kind)
+	if err == nil && h.kind >= ofsDelta {
+		w.item.Type, err = w.delta(h)
+	}
+	w.item.Body = s.body
+	return ends, err
+}
+
+// delta applies the delta in w.s, whose header is h, to its base.
+func (w *walk) delta(h head) (Type, error) {
+	t, base, err := w.p.Object(w.far, h.base, w.find)
 	if err != nil {
 		return 0, err
 	}
 	if w.far.depth == maxDepth {
-		return 0, p.tooDeep(at)
+		return 0, w.p.tooDeep(h.off)
 	}
-	w.far.bases.put(p, h.base, t, w.far.depth, base)
-	s.body = append(s.body[:0], base...)
-	if err := s.apply(); err != nil {
-		return 0, inFile(p.name, at, noPlace(err))
+	w.far.bases.put(w.p, h.base, t, w.far.depth, base)
+	w.s.body = append(w.s.body[:0], base...)
+	if err := w.s.apply(); err != nil {
+		return 0, inFile(w.p.name, h.off, noPlace(err))
 	}
-	w.item.Type, w.item.Body = t, s.body
-	return h.data + int64(ns), nil
+	return t, nil
 }
 
 // skip adds the bytes from at to end to the sums.
