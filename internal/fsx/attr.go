@@ -1,6 +1,7 @@
 package fsx
 
 import (
+	"errors"
 	"time"
 	"unsafe"
 
@@ -16,13 +17,13 @@ import (
 // They go in this order: owner, mode, ACL, times. A change of owner clears the
 // set-id bits, so the mode comes after it.
 
-// Unchanged, as an owner, leaves that half of the ownership as it is.
+// Unchanged as an owner leaves that half of the ownership as it is.
 const Unchanged = ^uint32(0)
 
 // Fchown sets owner and group of a held inode.
 func Fchown(fd int, uid, gid uint32) error {
 	err := retry(func() error { return unix.Fchown(fd, int(uid), int(gid)) })
-	if err != unix.EBADF {
+	if !errors.Is(err, unix.EBADF) {
 		return err
 	}
 	return retry(func() error { return unix.Fchownat(fd, "", int(uid), int(gid), unix.AT_EMPTY_PATH) })
@@ -33,7 +34,7 @@ func Fchown(fd int, uid, gid uint32) error {
 func Fchmod(fd int, mode uint32) error {
 	mode &= 0o7777
 	err := retry(func() error { return unix.Fchmod(fd, mode) })
-	if err != unix.EBADF {
+	if !errors.Is(err, unix.EBADF) {
 		return err
 	}
 	st, err := fstat(fd)
@@ -44,7 +45,7 @@ func Fchmod(fd int, mode uint32) error {
 		return unix.ENOTSUP
 	}
 	err = retry(func() error { return unix.Fchmodat(unix.AT_FDCWD, procPath(fd), mode, 0) })
-	if err == unix.ENOENT { // no /proc; Linux 6.6 can do without
+	if errors.Is(err, unix.ENOENT) { // no /proc; Linux 6.6 can do without
 		err = unix.Fchmodat(fd, "", mode, unix.AT_EMPTY_PATH)
 	}
 	return err
@@ -61,12 +62,12 @@ func Futimens(fd int, atime, mtime Time) error {
 		return err
 	}
 	err = retry(func() error { return futimens(fd, &ts) })
-	if err != unix.EBADF {
+	if !errors.Is(err, unix.EBADF) {
 		return err
 	}
 	// An O_PATH descriptor; an empty path is understood since Linux 5.8.
 	err = unix.UtimesNanoAt(fd, "", ts[:], unix.AT_EMPTY_PATH)
-	if err == unix.EINVAL || err == unix.ENOENT {
+	if oneOf(err, unix.EINVAL, unix.ENOENT) {
 		err = unix.UtimesNanoAt(unix.AT_FDCWD, procPath(fd), ts[:], 0)
 	}
 	return err

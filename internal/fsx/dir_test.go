@@ -435,7 +435,7 @@ func TestReadNames(t *testing.T) {
 			}
 		}
 		calls, stop := 0, errors.New("stop")
-		if err := d.Read(func(fsx.DirName) error { calls++; return stop }); err != stop || calls != 1 {
+		if err := d.Read(func(fsx.DirName) error { calls++; return stop }); !errors.Is(err, stop) || calls != 1 {
 			t.Errorf("%v after %d calls", err, calls)
 		}
 	})

@@ -2,6 +2,7 @@ package fsx
 
 import (
 	"encoding/binary"
+	"errors"
 	"strings"
 	"testing"
 )
@@ -40,7 +41,7 @@ func TestDirents(t *testing.T) {
 		b[i] = 'a'
 	}
 	for name, raw := range bad {
-		if err := l.each(raw, func(DirName) error { return nil }); err != errDirent {
+		if err := l.each(raw, func(DirName) error { return nil }); !errors.Is(err, errDirent) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -89,7 +89,7 @@ func (f *File) Read(p []byte) (int, error) {
 	}
 	n, err := f.ReadAt(p, f.off)
 	f.off += int64(n)
-	if n > 0 && err == io.EOF {
+	if n > 0 && errors.Is(err, io.EOF) {
 		err = nil // the end is told by the next call, as io.Reader has it
 	}
 	return n, err
@@ -190,7 +190,7 @@ func (f *File) Close() error {
 	if closeErr := f.file.Close(); err == nil && !errors.Is(closeErr, os.ErrClosed) {
 		err = closeErr // Intercept did not run it
 	}
-	f.fail(err)
+	_ = f.fail(err)
 	if failed := f.failed.Load(); failed != nil {
 		return failed.err
 	}

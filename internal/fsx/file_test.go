@@ -133,7 +133,7 @@ func TestFailureSticks(t *testing.T) {
 			t.Fatalf("%v: %v after %d changes", bad.kind, first, changes)
 		}
 		for _, next := range steps {
-			if err := next.do(file); err != first {
+			if err := next.do(file); !errors.Is(err, first) {
 				t.Errorf("%v after a failed %v: %v", next.kind, bad.kind, err)
 			}
 		}
@@ -144,7 +144,7 @@ func TestFailureSticks(t *testing.T) {
 			t.Errorf("read after a failed %v: %q, %v", bad.kind, data, err)
 		}
 		before := descriptors(t)
-		if err := file.Close(); err != first {
+		if err := file.Close(); !errors.Is(err, first) {
 			t.Errorf("close after a failed %v: %v", bad.kind, err)
 		}
 		if after := descriptors(t); after != before-1 {

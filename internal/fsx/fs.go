@@ -303,7 +303,7 @@ func (f *FS) ReadFile(name string, limit int64) ([]byte, error) {
 		if int64(len(buf)) > limit {
 			return nil, tooLarge(int64(len(buf)))
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return buf, nil
 		}
 		if err != nil {
@@ -338,7 +338,7 @@ func (f *FS) Replace(name string, data []byte, perm fs.FileMode) error {
 		err = f.Rename(file.Name(), name)
 	}
 	if err != nil {
-		f.Remove(file.Name())
+		_ = f.Remove(file.Name()) // what failed first is what is told
 		return err
 	}
 	return f.SyncDir(filepath.Dir(name))

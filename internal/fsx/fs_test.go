@@ -129,7 +129,7 @@ func TestReplaceSweep(t *testing.T) {
 			write(t, root+"/f", "old")
 			err := (&fsx.FS{Intercept: f.Intercept}).Replace(root+"/f", []byte("new"), 0o644)
 			got := listing(t, root)
-			wantErr := f.Fired() && (plan.Err != syscall.EINTR || f.Op().Kind == fsx.KindClose)
+			wantErr := f.Fired() && (!errors.Is(plan.Err, syscall.EINTR) || f.Op().Kind == fsx.KindClose)
 			if wantErr && !errors.Is(err, plan.Err) || !wantErr && err != nil {
 				t.Errorf("%s at %v: %v", name, f.Op().Kind, err)
 			}

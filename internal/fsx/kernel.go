@@ -1,6 +1,7 @@
 package fsx
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,10 +37,24 @@ const (
 	maxPiece = 4000
 )
 
+// oneOf reports whether err is one of some answers of the kernel.
+func oneOf(err error, answers ...unix.Errno) bool {
+	for _, answer := range answers {
+		if errors.Is(err, answer) {
+			return true
+		}
+	}
+	return false
+}
+
+// discard closes a descriptor through which nothing was written: what the close
+// says is of no interest.
+func discard(fd int) { _ = unix.Close(fd) }
+
 // retry runs a call until it is not interrupted.
 func retry(call func() error) error {
 	for {
-		if err := call(); err != unix.EINTR {
+		if err := call(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
@@ -79,7 +94,7 @@ func (k *kernel) hasOpenat2() bool {
 		}
 		fd, err := openat2(unix.AT_FDCWD, "/", unix.O_PATH|unix.O_CLOEXEC, noLinks)
 		if err == nil {
-			unix.Close(fd)
+			discard(fd)
 			k.openat2 = true
 		}
 	})
@@ -98,7 +113,7 @@ func (k *kernel) open(dirfd int, name string, flags int) (int, error) {
 // openNoatime is open with O_NOATIME if we may.
 func (k *kernel) openNoatime(dirfd int, name string, flags int) (int, error) {
 	fd, err := k.open(dirfd, name, flags|unix.O_NOATIME)
-	if err == unix.EPERM {
+	if errors.Is(err, unix.EPERM) {
 		return k.open(dirfd, name, flags)
 	}
 	return fd, err
@@ -108,7 +123,7 @@ func (k *kernel) openNoatime(dirfd int, name string, flags int) (int, error) {
 // use, and then without.
 func noatime(flags int, open func(flags int) (int, error)) (int, error) {
 	fd, err := open(flags | unix.O_NOATIME)
-	if err == unix.EPERM {
+	if errors.Is(err, unix.EPERM) {
 		return open(flags)
 	}
 	return fd, err
@@ -125,11 +140,11 @@ func (k *kernel) openPath(path string) (int, error) {
 		var piece string
 		piece, rest, err = k.cutPiece(rest)
 		if err != nil {
-			unix.Close(at)
+			discard(at)
 			return -1, err
 		}
 		next, err := k.openPiece(at, piece, nodeFlags)
-		unix.Close(at)
+		discard(at)
 		if err != nil {
 			return -1, err
 		}
@@ -137,7 +152,7 @@ func (k *kernel) openPath(path string) (int, error) {
 	}
 	// What is held by now is the very directory; "." of it can't be anything else.
 	fd, err := noatime(dirFlags, func(flags int) (int, error) { return openat(at, ".", flags, 0) })
-	unix.Close(at)
+	discard(at)
 	return fd, err
 }
 
@@ -170,7 +185,7 @@ func (k *kernel) cutPiece(path string) (piece, rest string, err error) {
 func (k *kernel) openPiece(dirfd int, piece string, flags int) (int, error) {
 	if k.hasOpenat2() {
 		fd, err := openat2(dirfd, piece, flags, noLinks|unix.RESOLVE_BENEATH)
-		if err == unix.ELOOP {
+		if errors.Is(err, unix.ELOOP) {
 			err = unix.ENOTDIR
 		}
 		return fd, err
@@ -186,7 +201,7 @@ func (k *kernel) openPiece(dirfd int, piece string, flags int) (int, error) {
 		err = unix.ENOTDIR
 	}
 	if err != nil {
-		unix.Close(fd)
+		discard(fd)
 		return -1, err
 	}
 	return fd, nil

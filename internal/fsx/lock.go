@@ -127,7 +127,7 @@ func (l *Lock) Unlock() error {
 	if !l.file.closed.Load() {
 		// A process that is being forked shares the open file for a moment; the
 		// lock must not wait for it to exec, so it is given up by name first.
-		unix.Flock(int(l.file.file.Fd()), unix.LOCK_UN)
+		_ = unix.Flock(int(l.file.file.Fd()), unix.LOCK_UN)
 	}
 	return l.file.Close()
 }

@@ -3,6 +3,7 @@ package fsx
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,7 +38,7 @@ func (d *Dir) Read(fn func(DirName) error) error {
 	defer d.kern.listings.Put(l)
 	for {
 		n, err := unix.Getdents(d.fd, l.raw[:])
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
@@ -47,7 +48,7 @@ func (d *Dir) Read(fn func(DirName) error) error {
 			return nil
 		}
 		if err := l.each(l.raw[:n], fn); err != nil {
-			if err == errDirent {
+			if errors.Is(err, errDirent) {
 				err = d.fail("readdir", d.name, unix.EIO)
 			}
 			return err

@@ -1,6 +1,7 @@
 package fsx
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -103,10 +104,10 @@ func (s *Source) NextData(off int64) (data, hole int64, err error) {
 	if sizeErr != nil {
 		return 0, 0, s.fail("seek", sizeErr)
 	}
-	switch err {
-	case unix.EINVAL, unix.ENOTSUP, unix.ENOSYS:
+	if oneOf(err, unix.EINVAL, unix.ENOTSUP, unix.ENOSYS) {
 		return min(off, size), size, nil
-	case nil, unix.ENXIO:
+	}
+	if err == nil || errors.Is(err, unix.ENXIO) {
 		return size, size, nil
 	}
 	return 0, 0, s.fail("seek", err)

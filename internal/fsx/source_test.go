@@ -97,7 +97,7 @@ func TestSourceReadsConcurrently(t *testing.T) {
 			for off := 0; off < len(want); off += 77 {
 				buf := make([]byte, 100)
 				n, err := src.ReadAt(buf, int64(off))
-				if end := min(off+100, len(want)); string(buf[:n]) != want[off:end] || (err == io.EOF) != (n < 100) {
+				if end := min(off+100, len(want)); string(buf[:n]) != want[off:end] || errors.Is(err, io.EOF) != (n < 100) {
 					t.Errorf("at %d: %d bytes, %v", off, n, err)
 				}
 			}

@@ -104,7 +104,7 @@ func TestTargetFailureSticks(t *testing.T) {
 		if _, err := target.WriteAt([]byte("x"), 0); err != nil {
 			t.Error(err)
 		}
-		if err := target.LinkAs("name", false); err != first {
+		if err := target.LinkAs("name", false); !errors.Is(err, first) {
 			t.Errorf("link after a failed write: %v", err)
 		}
 		must(t, target.Close())

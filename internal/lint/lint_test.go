@@ -7,6 +7,7 @@ package lint
 import (
 	"fmt"
 	"go/ast"
+	"go/build/constraint"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -49,6 +50,8 @@ var levels = map[string]int{
 	// that stand beside the house.
 	"internal/fsx/fault": 1,
 	"internal/fsx/crash": 1,
+	"repo/storetest":     3,
+	"repo/repotest":      3,
 	"internal/compare":   1,
 }
 
@@ -58,8 +61,9 @@ var sideways = [][2]string{
 	{"repo/meta", "pack"}, // its CorruptError
 }
 
-// testOnly are packages that only tests import.
-var testOnly = []string{"internal/fsx/fault", "internal/fsx/crash"}
+// testOnly are packages that only tests import, and files that are built with
+// the tag "faults", which no release is.
+var testOnly = []string{"internal/fsx/fault", "internal/fsx/crash", "repo/storetest", "repo/repotest"}
 
 // topLevel are the directories that there may be at the top.
 var topLevel = []string{"cmd", "chunk", "pack", "index", "repo", "remote", "s3sync", "internal", "docs", "examples"}
@@ -97,6 +101,18 @@ type file struct {
 }
 
 func (f *file) isMain() bool { return f.Name.Name == "main" }
+
+// forFaults reports whether the file is built with the tag "faults" only.
+func (f *file) forFaults() bool {
+	for _, group := range f.Comments {
+		for _, c := range group.List {
+			if expr, err := constraint.Parse(c.Text); err == nil && c.Pos() < f.Package {
+				return !expr.Eval(func(tag string) bool { return tag != "faults" })
+			}
+		}
+	}
+	return false
+}
 
 // at names a place.
 func (f *file) at(pos token.Pos) string {
@@ -219,7 +235,7 @@ func layers(f *file) (bad []string) {
 		switch {
 		case !ok:
 			bad = append(bad, fmt.Sprintf("%s: imports %s, which is not in the table", f.at(pos), target))
-		case slices.Contains(testOnly, target):
+		case slices.Contains(testOnly, target) && !slices.Contains(testOnly, f.pkg) && !f.forFaults():
 			bad = append(bad, fmt.Sprintf("%s: imports %s, which is for tests", f.at(pos), target))
 		case known && level >= own && !slices.Contains(sideways, [2]string{f.pkg, target}):
 			bad = append(bad, fmt.Sprintf("%s: %s (level %d) imports %s (level %d)", f.at(pos), f.pkg, own, target, level))
@@ -427,6 +443,8 @@ func TestRulesCatch(t *testing.T) {
 		{"layers", "repo/save/a.go", `import "` + module + `/repo/restore"`, "imports repo/restore (level 3)"},
 		{"layers", "index/a.go", `import "` + module + `/repo"`, "imports repo (level 2)"},
 		{"layers", "repo/a.go", `import "` + module + `/internal/fsx/fault"`, "is for tests"},
+		{"layers", "cmd/kedge/a.go", "//go:build faults\n\npackage main\nimport \"" + module + `/internal/fsx/fault"`, ""},
+		{"layers", "cmd/kedge/a.go", "//go:build !faults\n\npackage main\nimport \"" + module + `/internal/fsx/fault"`, "is for tests"},
 		{"layers", "repo/a.go", `import "` + module + `/internal/strange"`, "not in the table"},
 		{"layers", "internal/strange/a.go", ``, "has no level"},
 		{"layers", "pack/midx/a.go", `import "` + module + `/pack"`, ""},
@@ -461,7 +479,10 @@ func TestRulesCatch(t *testing.T) {
 	}
 	tested := map[string]bool{}
 	for _, tt := range tests {
-		f, err := parse(token.NewFileSet(), tt.name, "package p\n"+tt.src)
+		if !strings.Contains(tt.src, "package main") {
+			tt.src = "package p\n" + tt.src
+		}
+		f, err := parse(token.NewFileSet(), tt.name, tt.src)
 		if err != nil {
 			t.Fatalf("%s: %v", tt.src, err)
 		}

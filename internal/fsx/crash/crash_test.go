@@ -245,10 +245,10 @@ func TestTornPages(t *testing.T) {
 		}
 		for p := 4096; p < size-4096; p += 4096 {
 			n := strings.Count(got[p:p+4096], "n")
-			switch {
-			case n == 0:
+			switch n {
+			case 0:
 				lost++
-			case n == 4096:
+			case 4096:
 				kept++
 			default:
 				torn++

@@ -212,13 +212,13 @@ func (f *Fail) Intercept(op fsx.Op, do func() error) error {
 	if f.plan.Short && op.Kind == fsx.KindWrite {
 		half := op
 		half.Data = op.Data[:len(op.Data)/2]
-		run(f.plan.Next, half, func() error { return writeAt(op.Path, half.Data, op.Off) })
+		_ = run(f.plan.Next, half, func() error { return writeAt(op.Path, half.Data, op.Off) })
 	}
 	if f.plan.Drop && op.Kind == fsx.KindSync {
 		f.drop(op.Path)
 	}
 	if f.plan.After {
-		run(f.plan.Next, op, do)
+		_ = run(f.plan.Next, op, do)
 	}
 	err := f.plan.Err
 	if err == nil {
@@ -266,10 +266,10 @@ func (f *Fail) drop(path string) {
 	}
 	lost := f.dirty[path]
 	for _, old := range slices.Backward(lost) {
-		os.Truncate(path, old.size)
-		writeAt(path, old.data, old.off)
+		_ = os.Truncate(path, old.size)
+		_ = writeAt(path, old.data, old.off)
 	}
-	os.Truncate(path, info.Size())
+	_ = os.Truncate(path, info.Size())
 	delete(f.dirty, path)
 }
 
@@ -314,6 +314,6 @@ func (k *Kill) Intercept(op fsx.Op, do func() error) error {
 
 // die does not return: the signal may take a moment to arrive.
 func die() {
-	syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
+	_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
 	select {}
 }
