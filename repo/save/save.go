@@ -70,7 +70,3 @@ type Result struct {
 	Changed                    int64 // files that changed while they were read
 	Elapsed                    time.Duration
 }
-
-// Run makes one save. If it fails no ref has moved. Result.Unreadable > 0 is no
-// failure: the caller's exit code is 3 then.
-func Run(ctx context.Context, o Options) (Result, error) { panic("stub") }
