@@ -69,14 +69,16 @@ func TestSettersOnOpenFile(t *testing.T) {
 	must(t, err)
 	defer target.Close()
 	want := fsx.Time{Sec: 1234567890, Nsec: 987654321}
-	for _, fd := range []int{target.Fd(), d.Fd()} {
-		must(t, fsx.Fchown(fd, uint32(os.Getuid()), fsx.Unchanged))
-		must(t, fsx.Fchmod(fd, 0o750))
-		must(t, fsx.Futimens(fd, want, want))
-		var st unix.Stat_t
-		must(t, unix.Fstat(fd, &st))
-		if st.Mode&0o7777 != 0o750 || st.Mtim.Sec != want.Sec || st.Mtim.Nsec != int64(want.Nsec) || st.Atim.Sec != want.Sec {
-			t.Errorf("%+v", st)
+	for _, held := range []interface {
+		Fd() int
+		Stat() (fsx.Stat, error)
+	}{target, d} {
+		must(t, fsx.Fchown(held.Fd(), uint32(os.Getuid()), fsx.Unchanged))
+		must(t, fsx.Fchmod(held.Fd(), 0o750))
+		must(t, fsx.Futimens(held.Fd(), want, want))
+		st, err := held.Stat()
+		if err != nil || st.Mode&0o7777 != 0o750 || st.Mtime != want || st.Atime != want {
+			t.Errorf("%+v, %v", st, err)
 		}
 	}
 	for _, bad := range []fsx.Time{{Nsec: -1}, {Nsec: 1e9}, {Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_OMIT}} {

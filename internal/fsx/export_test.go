@@ -1,6 +1,6 @@
 package fsx
 
-// OpenDirOld is OpenDir as on a kernel without openat2 and O_TMPFILE.
+// OpenDirOld is OpenDir as on a kernel without openat2, O_TMPFILE and renameat2.
 func OpenDirOld(path string) (*Dir, error) { return openDir(&kernel{old: true}, path) }
 
 // HasOpenat2 reports whether the kernel is asked for a path in one call.

@@ -15,7 +15,7 @@ import (
 type kernel struct {
 	once    sync.Once
 	openat2 bool // the call is there and no sandbox forbids it
-	old     bool // tests: behave as if it were not
+	old     bool // tests: do without openat2, O_TMPFILE and renameat2, as on Linux 3.10
 
 	procOnce sync.Once
 	proc     bool // /proc/self/fd is there

@@ -237,7 +237,10 @@ func (t *Target) renameTemp(name string, replace bool) error {
 		t.temp = ""
 		return nil
 	}
-	err := retry(func() error { return unix.Renameat2(d, t.temp, d, name, unix.RENAME_NOREPLACE) })
+	err := error(unix.ENOSYS)
+	if !t.dir.kern.old {
+		err = retry(func() error { return unix.Renameat2(d, t.temp, d, name, unix.RENAME_NOREPLACE) })
+	}
 	if oneOf(err, unix.EINVAL, unix.ENOSYS) { // before Linux 3.15, or not on this file system
 		if err = retry(func() error { return unix.Linkat(d, t.temp, d, name, 0) }); err == nil {
 			err = retry(func() error { return unix.Unlinkat(d, t.temp, 0) })
