@@ -60,8 +60,10 @@ func TestSandboxWithoutOpenat2(t *testing.T) {
 		must(t, d.Close())
 		return
 	}
+	self, err := os.Executable()
+	must(t, err)
 	for _, errno := range []unix.Errno{unix.ENOSYS, unix.EPERM} {
-		cmd := exec.Command(os.Args[0], "-test.short", "-test.run", "Sandbox|OpenDir|OpenFile|Read|Target|Stack")
+		cmd := exec.Command(self, "-test.short", "-test.run", "Sandbox|OpenDir|OpenFile|Read|Target|Stack")
 		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", withoutOpenat2, int(errno)))
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v: %v\n%s", errno, err, out)

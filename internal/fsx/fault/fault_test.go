@@ -216,11 +216,13 @@ func TestKill(t *testing.T) {
 		must(t, job(&fsx.FS{Intercept: k.Intercept}, root))
 		return
 	}
+	self, err := os.Executable()
+	must(t, err)
 	states := []string{"", "tmp=", "tmp=first ", "tmp=first second", "tmp=first second", "name,tmp=first second"}
 	for k := 1; k <= 7; k++ {
 		for _, after := range []bool{false, true} {
 			root := t.TempDir()
-			cmd := exec.Command(os.Args[0], "-test.run", "^TestKill$")
+			cmd := exec.Command(self, "-test.run", "^TestKill$")
 			cmd.Env = append(os.Environ(), "FAULT_TEST_ROOT="+root, fmt.Sprintf("FAULT_TEST_KILL=%d %v", k, after))
 			err := cmd.Run()
 			done := k - 1
