@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
@@ -49,6 +50,8 @@ type Dir struct {
 	mu    sync.Mutex
 	lease *lease // nil until something is created
 	n     int    // files created
+
+	refLockSynced atomic.Bool // the name of kedge/reflock is durable
 }
 
 // NewDir returns the Store in a git directory.
@@ -213,58 +216,92 @@ type dirPending struct {
 // before, perhaps ourselves before a crash that came between link and fsync, so
 // the directory is synced then as well.
 func (w *dirPending) Commit(name string) error {
-	return w.publish(name, func(from, to string) error {
-		err := w.d.fs.Link(from, to)
-		if !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		same, err := w.d.sameBytes(from, to)
-		if err == nil && !same {
-			err = &ExistsError{Name: name}
-		}
-		return err
-	})
+	return publishFiles(linkNew, naming{w, name})
 }
 
 // replace is Commit for the few derived files that take the place of an older one.
 func (w *dirPending) replace(name string) error {
-	return w.publish(name, w.d.fs.Rename)
+	return publishFiles(func(n naming) error { return n.file.d.fs.Rename(n.file.Name(), n.path()) }, naming{w, name})
 }
 
-// publish is the frame of Commit and replace: move gives the file its name.
-func (w *dirPending) publish(name string, move func(from, to string) error) error {
-	if w.err != nil {
-		return w.err
-	}
-	if w.done {
-		return ErrClosed
-	}
-	to := w.d.name(name)
-	err := checkName(name)
-	if err == nil {
-		err = w.Sync()
-	}
-	if err == nil {
-		w.closed = true
-		err = w.File.Close()
-	}
-	if err == nil {
-		err = w.d.fs.MkdirAll(filepath.Dir(to), modeDir)
-	}
-	if err == nil {
-		err = move(w.Name(), to)
-	}
-	if err == nil {
-		err = w.d.fs.SyncDir(filepath.Dir(to))
-	}
-	if err != nil {
-		w.err = err
+// naming is the wish to give a file a name.
+type naming struct {
+	file *dirPending
+	name string
+}
+
+func (n naming) path() string { return n.file.d.name(n.name) }
+
+// linkNew gives a file a name that is free, or that has the same bytes.
+func linkNew(n naming) error {
+	d, from := n.file.d, n.file.Name()
+	err := d.fs.Link(from, n.path())
+	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	w.done = true
-	// The bytes are safe under their name. What cannot be removed now is
-	// removed with the directory of the session.
-	_ = w.d.fs.Remove(w.Name())
+	same, err := d.sameBytes(from, n.path())
+	if err == nil && !same {
+		err = &ExistsError{Name: n.name}
+	}
+	return err
+}
+
+// commitPair gives two files names in one directory, which is then synced only
+// once. The first name is there before the second one.
+func (w *dirPending) commitPair(name string, other Pending, otherName string) error {
+	o, ok := other.(*dirPending)
+	if !ok || path.Dir(name) != path.Dir(otherName) {
+		return firstErr(w.Commit(name), other.Commit(otherName))
+	}
+	return publishFiles(linkNew, naming{w, name}, naming{o, otherName})
+}
+
+// publishFiles makes the bytes of all files durable, then gives them their
+// names in one directory by move, and makes those durable. A file takes no
+// second attempt: after an error nobody knows what of it is on the disk.
+func publishFiles(move func(naming) error, files ...naming) (err error) {
+	defer func() {
+		for _, n := range files {
+			if n.file.err == nil {
+				n.file.err = err
+			}
+		}
+	}()
+	for _, n := range files {
+		if n.file.done {
+			return ErrClosed
+		}
+		if err := firstErr(n.file.err, checkName(n.name)); err != nil {
+			return err
+		}
+		if err := n.file.Sync(); err != nil {
+			return err
+		}
+		n.file.closed = true
+		if err := n.file.File.Close(); err != nil {
+			return err
+		}
+	}
+	fsys, dir := files[0].file.d.fs, filepath.Dir(files[0].path())
+	if err := fsys.MkdirAll(dir, modeDir); err != nil {
+		return err
+	}
+	var moved error
+	for _, n := range files {
+		if moved = move(n); moved != nil {
+			break
+		}
+	}
+	// After a failure too: the caller may go on with those that have a name.
+	if err := firstErr(moved, fsys.SyncDir(dir)); err != nil {
+		return err
+	}
+	for _, n := range files {
+		n.file.done = true
+		// The bytes are safe under their name. What cannot be removed now is
+		// removed with the directory of the session.
+		_ = fsys.Remove(n.file.Name())
+	}
 	return nil
 }
 

@@ -11,34 +11,40 @@ import (
 	"github.com/kedgebackup/kedge/pack/midx"
 )
 
-// publish finishes a pack and gives it its name, the pack before its idx, so
-// that whoever sees the idx sees the pack:
+// publish finishes a pack and gives it and its idx their names, the pack first,
+// so that whoever sees the idx sees the pack:
 //
-//	write PACK ..., write its count, read it back, write its checksum, fsync,
-//	link, fsync of objects/pack; write IDX, fsync, link, fsync of objects/pack;
+//	write PACK ..., write its count, read it back, write its checksum, write
+//	IDX, fsync PACK, fsync IDX, link PACK, link IDX, fsync of objects/pack;
 //	write the name to kedge/closed, fsync
 //
 // The pack is listed as closed if all children of its objects are: it is data,
 // and names nothing in the pack of trees, or it is trees, which come behind all
 // data. What is not listed now is listed with the next pack of trees.
 func (s *session) publish(ctx context.Context, n *newPack) error {
+	defer n.out.Abort()
 	name, index, err := n.w.Finish()
 	if err != nil {
-		n.out.Abort()
 		return err
 	}
 	f := &packFile{name: "pack-" + name.String(), size: n.w.Size() + packTrailer}
-	err = n.out.Commit(f.packName())
-	if exists := new(ExistsError); errors.As(err, &exists) {
-		// The name is the hash of the bytes, so that file is damaged. It stays as
-		// it is, because it may hold all that is left of some object.
-		err = &pack.CorruptError{File: f.packName(), Off: -1, Reason: "has not the bytes that its name says, and is in the way of a good pack"}
-	}
-	n.out.Abort()
+	out, err := s.store.Create(ctx)
 	if err != nil {
 		return err
 	}
-	if f.idxSize, err = s.publishIdx(ctx, f, index); err != nil {
+	defer out.Abort()
+	if f.idxSize, err = index.WriteTo(out); err != nil {
+		return err
+	}
+	if together, ok := n.out.(pairer); ok {
+		err = together.commitPair(f.packName(), out, f.idxName())
+	} else if err = n.out.Commit(f.packName()); err == nil {
+		err = out.Commit(f.idxName())
+	}
+	if exists := new(ExistsError); errors.As(err, &exists) {
+		err = s.another(ctx, f, exists.Name, index.Len())
+	}
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -51,29 +57,28 @@ func (s *session) publish(ctx context.Context, n *newPack) error {
 	return s.list(ctx, n)
 }
 
-// publishIdx writes the idx of a pack.
-func (s *session) publishIdx(ctx context.Context, f *packFile, index *pack.Index) (int64, error) {
-	out, err := s.store.Create(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer out.Abort()
-	size, err := index.WriteTo(out)
-	if err != nil {
-		return 0, err
-	}
-	err = out.Commit(f.idxName())
-	if exists := new(ExistsError); errors.As(err, &exists) {
-		// Another version of git's may have written it (v1); it is as good if it
-		// opens and has as many objects.
-		return s.sameIdx(ctx, f, index)
-	}
-	return size, err
+// pairer is what a Pending implements that can be committed with another one
+// at less cost.
+type pairer interface {
+	commitPair(name string, other Pending, otherName string) error
 }
 
-// sameIdx checks that the idx that is in the place of ours belongs to the pack
-// and is whole, and returns its size.
-func (s *session) sameIdx(ctx context.Context, f *packFile, index *pack.Index) (int64, error) {
+// another decides what to do if the name of a pack or of its idx has other
+// bytes. A pack with other bytes is damaged, as its name is the hash of them;
+// it stays as it is, because it may hold all that is left of some object. An
+// idx may have been written by another version of git and be as good.
+func (s *session) another(ctx context.Context, f *packFile, name string, objects int) (err error) {
+	if name == f.idxName() {
+		f.idxSize, err = s.sameIdx(ctx, f, objects)
+		return err
+	}
+	return &pack.CorruptError{File: name, Off: -1, Reason: "has not the bytes that its name says, and is in the way of a good pack"}
+}
+
+// sameIdx checks that the idx that is in the place of ours is whole and has as
+// many objects, and returns its size. That it belongs to the pack is checked
+// when it is opened.
+func (s *session) sameIdx(ctx context.Context, f *packFile, objects int) (int64, error) {
 	b, err := s.p.store.Open(ctx, f.idxName())
 	if err != nil {
 		return 0, err
@@ -83,7 +88,7 @@ func (s *session) sameIdx(ctx context.Context, f *packFile, index *pack.Index) (
 	if err == nil {
 		err = x.Verify(f.size)
 	}
-	if err == nil && x.Len() != index.Len() {
+	if err == nil && x.Len() != objects {
 		err = &pack.CorruptError{File: f.idxName(), Off: -1, Reason: "has not the objects of its pack"}
 	}
 	return b.Size(), err

@@ -67,11 +67,25 @@ func (d *Dir) tryRefLock(ctx context.Context, fn func(l *refLock) error) error {
 		return err
 	}
 	defer lock.Unlock()
-	info, err := d.fs.Lstat(d.name(fileRefLock))
+	l, err := d.haveRefLock()
 	if err != nil {
 		return err
 	}
-	return fn(&refLock{d, info})
+	return fn(l)
+}
+
+// haveRefLock is called with the flock held. A power cut must not leave a
+// NAME.lock and take kedge/reflock, by whose inode we know that it is ours; so
+// that name is made durable before the first link to it.
+func (d *Dir) haveRefLock() (*refLock, error) {
+	if !d.refLockSynced.Load() {
+		if err := d.fs.SyncDir(d.name("kedge")); err != nil {
+			return nil, err
+		}
+		d.refLockSynced.Store(true)
+	}
+	info, err := d.fs.Lstat(d.name(fileRefLock))
+	return &refLock{d, info}, err
 }
 
 // hold makes NAME.lock. A stale one is removed before.
@@ -202,11 +216,10 @@ func (d *Dir) cleanRefLocks(ctx context.Context) error {
 		return err
 	}
 	defer lock.Unlock()
-	info, err := d.fs.Lstat(d.name(fileRefLock))
+	l, err := d.haveRefLock()
 	if err != nil {
 		return err
 	}
-	l := &refLock{d, info}
 	names := []string{filePackedRefs, fileConfig}
 	err = d.walkRefs(ctx, "refs", "", func(name string) error {
 		if base, ok := strings.CutSuffix(name, ".lock"); ok {
