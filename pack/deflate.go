@@ -45,10 +45,9 @@ func (d *deflater) append(dst, body []byte) []byte {
 	dst = append(dst, 0x78, 0x01)
 	at := len(dst)
 	if d.level > 0 && len(body) > 0 && !incompressible(body) {
-		// A result as large as the stored form is no use, so there is room
-		// for less than that.
-		limit := at + len(body) + storedHead*storedBlocks(len(body))
-		d.out.b = dst[:at:min(limit, cap(dst))]
+		// A result that saves less than 1 in 64 is not worth the time that
+		// every reader would spend on it, so there is no room for more.
+		d.out.b = dst[: at : at+len(body)-len(body)/64]
 		d.z.Reset(d.out)
 		_, err := d.z.Write(body)
 		if err == nil {
