@@ -217,7 +217,7 @@ func appendTime(b []byte, t, prev fsx.Time, whole bool) []byte {
 // aside, "" if nothing is.
 func checkRecord(r *Record) string {
 	switch {
-	case len(r.Path) > maxPath:
+	case len(r.Path) >= maxPath:
 		return "path too long"
 	case len(r.Target) > maxTarget:
 		return "target of the link too long"

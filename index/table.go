@@ -173,7 +173,7 @@ func (e *edition) parseTable(table []byte, off int64, blocks, records uint64) er
 func (e *edition) read(i int, buf []byte) ([]byte, error) {
 	b := &e.blocks[i]
 	if cap(buf) < b.size {
-		buf = make([]byte, max(b.size, blockTarget+4096))
+		buf = make([]byte, b.size+b.size/16) // most blocks differ a little only
 	}
 	buf = buf[:b.size]
 	if _, err := e.file.ReadAt(buf, b.off); err != nil {
