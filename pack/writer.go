@@ -29,7 +29,7 @@ const (
 
 var (
 	errFinished = errors.New("pack is finished")
-	errNotPack  = errors.New("not the bytes of one entry")
+	errNotEntry = errors.New("not the bytes of one entry")
 )
 
 // Writer writes one pack. It is used by one goroutine at a time. After an
@@ -71,6 +71,9 @@ func (w *Writer) Add(entries []Entry) error {
 		e := &entries[i]
 		if len(w.recs) == math.MaxUint32 {
 			return w.fail(errors.New("pack is full: 2^32-1 objects"))
+		}
+		if len(e.Bytes) == 0 {
+			return w.fail(fmt.Errorf("object %v: entry of no bytes", e.ID))
 		}
 		w.recs = append(w.recs, Record{ID: e.ID, CRC: e.CRC, Off: w.size})
 		w.size += int64(len(e.Bytes))
@@ -185,9 +188,6 @@ func (w *Writer) readBack() (ID, error) {
 		}
 		off += int64(len(b))
 	}
-	if check.i < len(w.recs) { // only if the last entries are empty
-		return ID{}, w.recs[check.i].wrong(errNotPack)
-	}
 	return ID{[idSize]byte(sum.Sum(nil))}, nil
 }
 
@@ -215,12 +215,10 @@ func (p *proof) end(i int) int64 {
 	return p.size
 }
 
+// add takes the next bytes of the pack.
 func (p *proof) add(b []byte) error {
 	for len(b) > 0 {
-		if p.i == len(p.recs) {
-			return errNotPack
-		}
-		r := &p.recs[p.i]
+		r := &p.recs[p.i] // there is one: the sizes add up
 		n := min(int64(len(b)), p.end(p.i)-r.Off-p.got)
 		piece := b[:n]
 		b = b[n:]
@@ -256,7 +254,7 @@ func (p *proof) inflate(r *Record, entry []byte) error {
 	}
 	p.body = body
 	if n != len(entry) {
-		return errNotPack
+		return errNotEntry
 	}
 	if id, err := p.hasher.Sum(t, body); err != nil || id != r.ID {
 		return fmt.Errorf("its bytes are those of %v %v", t, id)
