@@ -1,0 +1,83 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kedgebackup/kedge/repo"
+)
+
+// This file is all that changes when the program is called by the name bup:
+// where the default repository is, and the exit codes, which are those of bup
+// after 0.33:
+//
+//	0    done
+//	1    ls found no such path
+//	2    anything else that failed, or was left out
+//	14   DIR is there but is no repository
+//	15   DIR is not there
+//	97   wrong usage of a command
+//	130  interrupted
+
+// programName returns the name under which the program speaks: bup if it was
+// called so, kedge whatever else its file is called.
+func programName(arg0 string) string {
+	if filepath.Base(arg0) == "bup" {
+		return "bup"
+	}
+	return "kedge"
+}
+
+// dirVariable returns the environment variable that names the repository.
+func dirVariable(name string) string {
+	if name == "bup" {
+		return "BUP_DIR"
+	}
+	return "KEDGE_DIR"
+}
+
+// defaultDir returns DIR where no option says it.
+func (a *app) defaultDir() string {
+	if dir := a.Env(dirVariable(a.name)); dir != "" {
+		return dir
+	}
+	if home := a.Env("HOME"); home != "" {
+		return filepath.Join(home, "."+a.name)
+	}
+	return "/var/lib/kedge"
+}
+
+// programCode translates an exit code of kedge into the program's.
+func (a *app) programCode(code int, err error, cmd *cobra.Command) int {
+	if a.name != "bup" {
+		return code
+	}
+	switch code {
+	case exitDone, exitInterrupted:
+		return code
+	case exitUsage:
+		if cmd.HasParent() {
+			return 97
+		}
+	case exitNotFound:
+		return a.bupNotFound(err, cmd)
+	}
+	return 2
+}
+
+func (a *app) bupNotFound(err error, cmd *cobra.Command) int {
+	var e *repo.NotFoundError
+	if errors.As(err, &e) && e.What == "repository" {
+		if _, serr := a.FS.Lstat(e.Name); errors.Is(serr, fs.ErrNotExist) {
+			return 15
+		}
+		return 14
+	}
+	if cmd.Name() == "ls" {
+		return 1
+	}
+	return 2
+}
