@@ -77,6 +77,10 @@ func (x *Idx) PackSum() (ID, error) {
 	return id, err
 }
 
+// Place returns the place of an object in id order, from 0 to Len()-1: what one
+// keeps for each object of a pack can be an array.
+func (x *Idx) Place(id ID) (i int, ok bool, err error) { return x.ids.Find(id) }
+
 // Find returns the offset of an object in the pack.
 func (x *Idx) Find(id ID) (off int64, ok bool, err error) {
 	i, ok, err := x.ids.Find(id)
