@@ -1,0 +1,404 @@
+package restore
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/kedgebackup/kedge/internal/fsx"
+	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/repo"
+	"github.com/kedgebackup/kedge/repo/meta"
+)
+
+// Tar writes the paths as a PAX archive. Owners are names and numbers as they
+// were recorded, after the maps of o; with Numeric there are no names. Times are
+// exact. Extended attributes are records "SCHILY.xattr.NAME" and ACLs
+// "SCHILY.acl.access" and "SCHILY.acl.default" in text form, as GNU tar, star and
+// bsdtar read them. Hard links are kept among what is written. Sockets have no
+// place in an archive and are counted as errors. Of o, what is about a target does
+// not matter.
+//
+// A file of which nothing can be read is left out and counted. One that turns out
+// to be damaged after its beginning was written makes Tar stop with an error: the
+// archive is cut off there, and whoever reads it sees that.
+func Tar(ctx context.Context, o Options, w io.Writer) (Result, error) {
+	r, err := newRun(ctx, o)
+	if err != nil {
+		return Result{}, err
+	}
+	defer r.close()
+	list, err := roots(r.ctx, r.Repo, r.Paths)
+	if err != nil {
+		return Result{}, err
+	}
+	t := &archive{r: r, w: tar.NewWriter(w), names: make(map[linkKey]tarName)}
+	for i := range list {
+		if err := t.root(&list[i]); err != nil {
+			return r.result(), err
+		}
+	}
+	err = t.w.Close()
+	return r.result(), err
+}
+
+// The size of a batch of files that are held until they are written.
+const (
+	tarFiles = 1024
+	tarBytes = 8 << 20
+)
+
+// archive is a tar stream being written.
+type archive struct {
+	r     *run
+	w     *tar.Writer
+	names map[linkKey]tarName
+
+	batch  []item // files of one chunk, to be got together
+	bytes  int64
+	bodies [][]byte
+}
+
+// tarName is where a set of hard links has its content.
+type tarName struct {
+	name string
+	id   pack.ID
+}
+
+func (t *archive) root(rt *root) error {
+	out := &folder{root: rt, dress: rt.self}
+	path := []level{{f: out}}
+	if rt.into {
+		if err := t.read(&path[0], rt.item.ID); err != nil {
+			return err
+		}
+	} else if err := t.add(&path[0], &rt.item.DirItem); err != nil {
+		return err
+	}
+	for len(path) > 0 {
+		lv := &path[len(path)-1]
+		if lv.next == len(lv.subs) {
+			path = path[:len(path)-1]
+			continue
+		}
+		s := lv.subs[lv.next]
+		lv.next++
+		f := &folder{root: rt, parent: lv.f, name: s.name, dress: true}
+		path = append(path, level{f: f})
+		if err := t.read(&path[len(path)-1], s.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read writes a directory and all that is in it but for sub-directories.
+func (t *archive) read(lv *level, tree pack.ID) error {
+	f := lv.f
+	err := repo.ReadDir(t.r.ctx, t.r.Repo, tree, func(d *repo.DirItem) error {
+		if d.Name == "." {
+			if d.Err != nil {
+				t.r.fail(f.path(), asObject(f.root.saved(f.path()), fmt.Errorf("metadata are lost: %w", d.Err)))
+			}
+			if !f.dress {
+				return nil
+			}
+			it := item{f: f, mode: d.StatMode(), meta: *d.Meta}
+			return t.stopped(t.entry(&it, nil))
+		}
+		return t.add(lv, d)
+	})
+	if err == nil {
+		return t.flush()
+	}
+	var stop *stopError
+	if errors.As(err, &stop) || t.r.ctx.Err() != nil || !damage(err) {
+		return err
+	}
+	t.r.fail(f.path(), asObject(f.root.saved(f.path()), err))
+	return t.flush()
+}
+
+// stopError wraps an error after which nothing more can be written, whatever it
+// is about.
+type stopError struct{ err error }
+
+func (e *stopError) Error() string { return e.err.Error() }
+func (e *stopError) Unwrap() error { return e.err }
+
+func (t *archive) stopped(err error) error {
+	if err != nil {
+		return &stopError{err}
+	}
+	return nil
+}
+
+// add writes an item, or remembers it.
+func (t *archive) add(lv *level, d *repo.DirItem) error {
+	r := t.r
+	if err := context.Cause(r.ctx); err != nil {
+		return err
+	}
+	if r.excluded(lv.f, d.Name, d.IsDir()) {
+		return nil
+	}
+	if d.IsDir() {
+		lv.subs = append(lv.subs, sub{name: d.Name, id: d.ID})
+		return nil
+	}
+	it := item{f: lv.f, name: d.Name, id: d.ID, mode: d.StatMode()}
+	if d.Meta != nil {
+		it.meta = *d.Meta
+	}
+	r.found(1, max(0, it.meta.Size))
+	if it.mode&meta.TypeMask != meta.TypeFile || d.Chunked || it.meta.Size > tarBytes {
+		if err := t.flush(); err != nil {
+			return err
+		}
+		return t.stopped(t.large(&it, d.Chunked))
+	}
+	t.batch = append(t.batch, it)
+	if t.bytes += max(0, it.meta.Size); len(t.batch) >= tarFiles || t.bytes >= tarBytes {
+		return t.flush()
+	}
+	return nil
+}
+
+// flush writes the files of the batch. If some cannot be had together, they are
+// asked for one by one.
+func (t *archive) flush() error {
+	batch := t.batch
+	t.batch, t.bytes = t.batch[:0], 0
+	if len(batch) == 0 {
+		return nil
+	}
+	ids := make([]pack.ID, len(batch))
+	for i := range batch {
+		ids[i] = batch[i].id
+	}
+	t.bodies = append(t.bodies[:0], make([][]byte, len(batch))...)
+	err := t.r.Repo.Get(t.r.ctx, ids, func(i int, kind pack.Type, body []byte) error {
+		if kind != pack.Blob {
+			return &pack.CorruptError{File: "object " + ids[i].String(), Off: -1, Reason: fmt.Sprintf("is a %v, not a blob", kind)}
+		}
+		t.bodies[i] = append([]byte{}, body...)
+		return nil
+	})
+	if err != nil && (t.r.ctx.Err() != nil || !damage(err)) {
+		return t.stopped(err)
+	}
+	for i := range batch {
+		if body := t.bodies[i]; body != nil {
+			err = t.content(&batch[i], int64(len(body)), bytes.NewReader(body))
+		} else {
+			err = t.large(&batch[i], false)
+		}
+		if err != nil {
+			return t.stopped(err)
+		}
+	}
+	return nil
+}
+
+// large writes an item that is no file of a batch. An error stops the archive.
+func (t *archive) large(it *item, chunked bool) error {
+	switch it.mode & meta.TypeMask {
+	case meta.TypeFile:
+	case meta.TypeSocket:
+		t.r.fail(it.path(), errors.New("an archive cannot hold a socket"))
+		return nil
+	default:
+		return t.content(it, 0, nil)
+	}
+	file := repo.OpenFile(t.r.ctx, t.r.Repo, it.id, chunked)
+	size, err := file.Size()
+	if err != nil {
+		if t.r.ctx.Err() != nil || !damage(err) {
+			return err
+		}
+		t.r.fail(it.path(), asObject(it.saved(), fmt.Errorf("blob %v: %w", it.id, err)))
+		return nil
+	}
+	return t.content(it, size, file)
+}
+
+// content writes an item with its content, or as a link to the one that has it.
+func (t *archive) content(it *item, size int64, body io.WriterTo) error {
+	key := linkKey{it.f.root.save, it.meta.Hardlink}
+	if key.path != "" {
+		if first, ok := t.names[key]; ok && first.id == it.id {
+			return t.entry(it, &tar.Header{Typeflag: tar.TypeLink, Linkname: first.name})
+		}
+	}
+	h := &tar.Header{Size: size}
+	if err := t.entry(it, h); err != nil {
+		return err
+	}
+	if key.path != "" && h.Name != "" {
+		t.names[key] = tarName{h.Name, it.id}
+	}
+	if body == nil || h.Name == "" {
+		return nil
+	}
+	if n, err := body.WriteTo(t.w); err != nil {
+		return fmt.Errorf("the archive is cut off: %w", asObject(it.saved(), err))
+	} else if n != size {
+		return fmt.Errorf("the archive is cut off: %w", asObject(it.saved(), fmt.Errorf("%d bytes, not %d", n, size)))
+	}
+	t.r.moved(size)
+	return nil
+}
+
+// entry writes the header of an item; h has what is known of it already. What
+// cannot be put into an archive is counted, and h.Name is empty then.
+func (t *archive) entry(it *item, h *tar.Header) error {
+	if h == nil {
+		h = &tar.Header{}
+	}
+	if err := t.fill(it, h); err != nil {
+		h.Name = ""
+		t.r.fail(it.path(), err)
+		return nil
+	}
+	err := t.w.WriteHeader(h)
+	if errors.Is(err, tar.ErrHeader) || err != nil && strings.HasPrefix(err.Error(), tar.ErrHeader.Error()) {
+		h.Name = ""
+		t.r.fail(it.path(), err)
+		return nil
+	}
+	if err == nil {
+		t.r.done(it.f, it.name, written, h.Size)
+	}
+	return err
+}
+
+// fill completes a header.
+func (t *archive) fill(it *item, h *tar.Header) error {
+	h.Format = tar.FormatPAX
+	if h.Name = strings.TrimPrefix(it.path(), "/"); h.Name == "" {
+		h.Name = "./"
+	}
+	h.Mode = int64(it.mode & 0o7777)
+	if h.Typeflag == 0 {
+		if err := t.setType(it, h); err != nil {
+			return err
+		}
+	}
+	if it.meta.Mode == 0 {
+		return nil
+	}
+	h.ModTime, h.AccessTime = stdTime(it.meta.Mtime), stdTime(it.meta.Atime)
+	if err := t.setOwner(&it.meta, h); err != nil {
+		return err
+	}
+	if h.Typeflag == tar.TypeLink {
+		return nil
+	}
+	t.setExtras(&it.meta, h)
+	return nil
+}
+
+func stdTime(at fsx.Time) time.Time { return time.Unix(at.Sec, int64(at.Nsec)) }
+
+func (t *archive) setType(it *item, h *tar.Header) (err error) {
+	switch it.mode & meta.TypeMask {
+	case meta.TypeFile:
+		h.Typeflag = tar.TypeReg
+	case meta.TypeDir:
+		h.Typeflag = tar.TypeDir
+	case meta.TypeFIFO:
+		h.Typeflag = tar.TypeFifo
+	case meta.TypeChar:
+		h.Typeflag = tar.TypeChar
+	case meta.TypeBlock:
+		h.Typeflag = tar.TypeBlock
+	case meta.TypeSymlink:
+		h.Typeflag = tar.TypeSymlink
+		if h.Linkname = it.meta.Symlink; h.Linkname == "" {
+			h.Linkname, err = repo.ReadLink(t.r.ctx, t.r.Repo, it.id)
+		}
+	default:
+		err = fmt.Errorf("unknown type of file, mode %o", it.mode)
+	}
+	if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
+		h.Devmajor, h.Devminor = device(it.meta.Rdev)
+	}
+	return err
+}
+
+// device takes a Linux device number apart: twelve bits of the major number stand
+// between the low eight of the minor one and its rest.
+func device(rdev uint64) (major, minor int64) {
+	return int64(rdev>>8&0xfff | rdev>>32&^0xfff), int64(rdev&0xff | rdev>>12&0xffffff00)
+}
+
+func (t *archive) setOwner(m *meta.Meta, h *tar.Header) error {
+	uid, gid := m.UID, m.GID
+	if uid < 0 || gid < 0 || uid > math.MaxUint32 || gid > math.MaxUint32 {
+		return fmt.Errorf("no such owner: %d:%d", uid, gid)
+	}
+	if to, ok := t.r.MapUID[uint32(uid)]; ok {
+		uid = int64(to)
+	}
+	if to, ok := t.r.MapGID[uint32(gid)]; ok {
+		gid = int64(to)
+	}
+	h.Uid, h.Gid = int(uid), int(gid)
+	if t.r.Numeric {
+		return nil
+	}
+	h.Uname, h.Gname = m.User, m.Group
+	if to, ok := t.r.MapUser[m.User]; ok {
+		h.Uname = to
+	}
+	if to, ok := t.r.MapGroup[m.Group]; ok {
+		h.Gname = to
+	}
+	return nil
+}
+
+// setExtras adds the records for ACLs and extended attributes. The latter hold
+// the ACLs once more, by number; with both a reader would have to choose.
+func (t *archive) setExtras(m *meta.Meta, h *tar.Header) {
+	set := func(key, value string) {
+		if value == "" {
+			return
+		}
+		if h.PAXRecords == nil {
+			h.PAXRecords = make(map[string]string)
+		}
+		h.PAXRecords[key] = value
+	}
+	if acl := m.Extras.ACL; acl != nil {
+		access, dflt := acl.Access, acl.Default
+		if t.r.Numeric {
+			access, dflt = acl.AccessNum, acl.DefaultNum
+		}
+		set("SCHILY.acl.access", longACL(access))
+		set("SCHILY.acl.default", longACL(dflt))
+	}
+	for _, x := range m.Extras.Xattrs {
+		if !(strings.HasPrefix(x.Name, "system.posix_acl_") && m.Extras.ACL != nil) {
+			set("SCHILY.xattr."+x.Name, x.Value)
+		}
+	}
+}
+
+// longACL turns the short text form of an ACL into the one that tar knows.
+func longACL(text string) string {
+	parts := strings.Split(text, ",")
+	for i, p := range parts {
+		for _, word := range []string{"user", "group", "mask", "other"} {
+			if rest, ok := strings.CutPrefix(p, word[:1]+":"); ok {
+				parts[i] = word + ":" + rest
+			}
+		}
+	}
+	return strings.Join(parts, "\n")
+}
