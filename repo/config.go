@@ -54,7 +54,7 @@ func OpenDir(ctx context.Context, dir string, o DirOptions) (*Packs, error) {
 	}
 	d := NewDir(o.FS, at)
 	text, err := d.fs.ReadFile(d.name(fileConfig), maxConfig)
-	if errors.Is(err, fs.ErrNotExist) {
+	if noFile(err) {
 		return nil, &NotFoundError{What: "repository", Name: dir}
 	} else if err != nil {
 		return nil, err
@@ -86,10 +86,8 @@ func gitDir(fsys *fsx.FS, dir string) (string, error) {
 	if err == nil && info.IsDir() {
 		return inner, nil
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
-		if pe := new(fs.PathError); !errors.As(err, &pe) || pe.Err.Error() != "not a directory" {
-			return "", err
-		}
+	if err != nil && !noFile(err) {
+		return "", err
 	}
 	return dir, nil
 }
@@ -211,10 +209,47 @@ func decodeConfig(text []byte) (raw *config.Config, err error) {
 		}
 	}()
 	raw = config.New()
-	if err := config.NewDecoder(bytes.NewReader(text)).Decode(raw); err != nil {
+	if err := config.NewDecoder(bytes.NewReader(splitHeaders(text))).Decode(raw); err != nil {
 		return nil, &pack.CorruptError{File: fileConfig, Off: -1, Reason: err.Error()}
 	}
 	return raw, nil
+}
+
+// splitHeaders puts the headers of sections on lines of their own: git takes
+// "[core] bare = true", the parser does not.
+func splitHeaders(text []byte) []byte {
+	out := make([]byte, 0, len(text)+16)
+	continued := false
+	for line := range bytes.Lines(text) {
+		end := 0
+		if trimmed := bytes.TrimLeft(line, " \t"); !continued && len(trimmed) > 0 && trimmed[0] == '[' {
+			end = len(line) - len(trimmed) + headerLen(trimmed)
+		}
+		out = append(out, line[:end]...)
+		if end > 0 && len(bytes.TrimSpace(line[end:])) > 0 {
+			out = append(out, '\n')
+		}
+		out = append(out, line[end:]...)
+		continued = bytes.HasSuffix(bytes.TrimRight(line, "\r\n"), []byte(`\`))
+	}
+	return out
+}
+
+// headerLen returns the length of the header at the front of a line, 0 if it
+// has no end.
+func headerLen(line []byte) int {
+	quoted := false
+	for i := 1; i < len(line); i++ {
+		switch c := line[i]; {
+		case c == '\\' && quoted:
+			i++
+		case c == '"':
+			quoted = !quoted
+		case c == ']' && !quoted:
+			return i + 1
+		}
+	}
+	return 0
 }
 
 // lastOption returns the last value of a key, which is the one that counts.
