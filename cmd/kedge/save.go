@@ -33,8 +33,7 @@ Where things stand in the saved tree: by their absolute paths; with --strip belo
 PATH that was given; with --strip-path P without P in front; with --graft OLD=NEW
 below NEW, if they are below OLD.
 
--v lists directories that changed, -vv every path, after A (new), M (changed) or two
-blanks.`
+-v lists directories that changed, -vv files as well, after A (new) or M (changed).`
 
 const saveExample = `  kedge save -n etc /etc
   kedge save -n db --stream 'dump.sql=mysqldump --all-databases'
@@ -250,9 +249,7 @@ func (a *app) printIDs(s saving, res save.Result) error {
 // listSave names what is being saved, on standard error: standard output is for
 // the ids.
 func (a *app) listSave(path string, dir bool, status byte) {
-	switch {
-	case a.common.verbose > 1:
-	case !dir || status == ' ':
+	if a.common.verbose < 2 && (!dir || status == ' ') {
 		return
 	}
 	line := append(make([]byte, 0, 256), status, ' ')
