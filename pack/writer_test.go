@@ -216,3 +216,25 @@ func TestSumWriter(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkWriterAdd(b *testing.B) {
+	es := entries(b, 100, 10<<10)
+	b.SetBytes(int64(len(es[0].Bytes)))
+	b.ReportAllocs()
+	w := NewWriter(discard{})
+	for i := 0; b.Loop(); i++ {
+		if len(w.recs) > 100_000 {
+			w.recs = w.recs[:0]
+		}
+		if err := w.Add(es[i%100 : i%100+1]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// discard is an Output that takes everything and gives nothing.
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error)            { return len(p), nil }
+func (discard) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (discard) ReadAt([]byte, int64) (int, error)      { return 0, io.EOF }
