@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"github.com/kedgebackup/kedge/pack"
 )
@@ -33,8 +34,9 @@ type File struct {
 	size  int64
 	packs []string
 	ids   *pack.Table
-	offs  span // OOFF
-	bigs  span // LOFF, empty if there is none
+	offs  span      // OOFF
+	bigs  span      // LOFF, empty if there is none
+	rows  sync.Pool // of *[8]byte, because what is read into escapes
 }
 
 // span is a part of the file.
@@ -45,6 +47,7 @@ func (s span) len() int64 { return s.end - s.off }
 // Open checks header, chunk table and size arithmetic of a multi-pack-index.
 func Open(name string, r io.ReaderAt, size int64) (*File, error) {
 	f := &File{name: name, r: r, size: size}
+	f.rows.New = func() any { return new([8]byte) }
 	if size < headSize+chunkEntry+int64(idSize) {
 		return nil, f.corrupt(-1, "too short for a multi-pack-index")
 	}
@@ -170,7 +173,8 @@ func (f *File) Find(id pack.ID) (p int, off int64, ok bool, err error) {
 	if err != nil || !ok {
 		return 0, 0, false, err
 	}
-	var row [8]byte
+	row := f.rows.Get().(*[8]byte)
+	defer f.rows.Put(row)
 	at := f.offs.off + 8*int64(i)
 	if err := f.read(row[:], at); err != nil {
 		return 0, 0, false, err
@@ -179,8 +183,8 @@ func (f *File) Find(id pack.ID) (p int, off int64, ok bool, err error) {
 	return p, off, err == nil, err
 }
 
-// row reads a row of OOFF, which stands at at.
-func (f *File) row(row [8]byte, at int64) (p int, off int64, err error) {
+// row understands a row of OOFF, which stands at at, and may overwrite it.
+func (f *File) row(row *[8]byte, at int64) (p int, off int64, err error) {
 	n := binary.BigEndian.Uint32(row[:])
 	if int64(n) >= int64(len(f.packs)) {
 		return 0, 0, f.corrupt(at, fmt.Sprintf("pack %d of %d", n, len(f.packs)))
@@ -221,7 +225,7 @@ func (f *File) Verify() error {
 			return err
 		}
 		for ; len(rows) > 0; rows = rows[8:] {
-			if _, _, err := f.row([8]byte(rows), at); err != nil {
+			if _, _, err := f.row((*[8]byte)(rows), at); err != nil {
 				return err
 			}
 			at += 8
