@@ -97,7 +97,7 @@ func sweep(t *testing.T, sc scene, kind string) {
 // restoredSave restores the i-th save, oldest first.
 func restoredSave(t testing.TB, repo, src string, i int) snapshot {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "out")
+	out := target(t)
 	kedge(t, repo, "restore", "-C", out, "x/"+saveName(t, repo, i)+src+"/.")
 	return take(t, out)
 }

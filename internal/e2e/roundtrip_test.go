@@ -15,9 +15,18 @@ import (
 // restored restores the latest save of src into a fresh directory and describes it.
 func restored(t testing.TB, repo, src string) snapshot {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "out")
+	out := target(t)
 	kedge(t, repo, "restore", "-C", out, "x/latest"+src+"/.")
 	return take(t, out)
+}
+
+// target is where a restore goes: a path that is not there yet, and that can be
+// removed after the test whatever attributes come to it.
+func target(t testing.TB) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "out")
+	t.Cleanup(func() { command(t, nil, "chattr", "-R", "-i", "-a", out) })
+	return out
 }
 
 func TestHardCases(t *testing.T) {
@@ -112,7 +121,7 @@ func TestRandomTrees(t *testing.T) {
 				edit(t, r, src, 25)
 			}
 			for i, want := range was {
-				out := filepath.Join(t.TempDir(), "out")
+				out := target(t)
 				kedge(t, repo, "restore", "-C", out, fmt.Sprintf("x/%s%s/.", saveName(t, repo, i), src))
 				same(t, want, take(t, out))
 			}
@@ -259,11 +268,11 @@ func edit(t testing.TB, r *rand.Rand, root string, n int) {
 		}
 		switch r.IntN(7) {
 		case 0:
-			check(t, os.Remove(p))
+			check(t, os.RemoveAll(p))
 		case 1:
 			check(t, os.Rename(p, fresh))
 		case 2:
-			check(t, os.Remove(p))
+			check(t, os.RemoveAll(p))
 			mkdir(t, p)
 			write(t, p+"/inside", randomContents(r))
 		case 3:
