@@ -399,7 +399,7 @@ func (d *dirReader) openMeta(l *dirList) (*bupm, metaState, error) {
 	}
 	var selfOK bool
 	if err == nil {
-		selfOK, err = l.checkMeta(m)
+		selfOK, err = l.checkMeta(m, nil)
 	}
 	state := metaState{lost: err != nil, err: err}
 	if err != nil && !damaged(err) {
@@ -419,9 +419,13 @@ func damaged(err error) bool {
 	return errors.As(err, &missing) || errors.As(err, &corrupt)
 }
 
-// checkMeta compares number and types of the records with the items. SelfOK says
-// that the first record, the directory's own, can be used whatever err is.
-func (l *dirList) checkMeta(m *bupm) (selfOK bool, err error) {
+// checkMeta compares number and types of the records with the items, and gives
+// the records to each if that is not nil. SelfOK says that the first record, the
+// directory's own, can be used whatever err is.
+func (l *dirList) checkMeta(m *bupm, each func(name string, record []byte) error) (selfOK bool, err error) {
+	if each == nil {
+		each = func(string, []byte) error { return nil }
+	}
 	record, mode, err := m.next()
 	if err != nil {
 		return false, err
@@ -431,6 +435,9 @@ func (l *dirList) checkMeta(m *bupm) (selfOK bool, err error) {
 	}
 	if !fits(ModeDir, false, mode) {
 		return false, m.corrupt(fmt.Errorf("first record is of mode %o", mode))
+	}
+	if err := each(".", record); err != nil {
+		return true, err
 	}
 	for _, ref := range l.items {
 		if ref.dir() {
@@ -444,6 +451,9 @@ func (l *dirList) checkMeta(m *bupm) (selfOK bool, err error) {
 			return true, m.corrupt(errors.New("too few records"))
 		case !fits(ref.mode(), ref.kind() == kindChunked, mode):
 			return true, m.corrupt(fmt.Errorf("record of mode %o for %q", mode, l.name(ref)))
+		}
+		if err := each(string(l.name(ref)), record); err != nil {
+			return true, err
 		}
 	}
 	record, _, err = m.next()

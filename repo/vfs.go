@@ -128,8 +128,8 @@ type resolver struct {
 	todo  []string // components, the next one last
 	dir   bool     // what is left is a directory's
 	hops  int
-	heads []Ref // of names, once they were needed
-	tags  []Ref
+	heads refList // of names, once they were needed
+	tags  refList
 }
 
 // push puts a path in front of what is left.
@@ -265,10 +265,7 @@ func (r *resolver) top(name string) (*Node, error) {
 	case ".commit":
 		return madeUp(NodeCommits, name), nil
 	}
-	if err := r.refs(&r.heads, headsPrefix); err != nil {
-		return nil, err
-	}
-	ref, err := r.match(r.heads, headsPrefix, "name", name)
+	ref, err := r.match(&r.heads, headsPrefix, "name", name)
 	if err != nil {
 		return nil, err
 	}
@@ -283,20 +280,33 @@ const (
 	tagsPrefix  = "refs/tags/"
 )
 
-// refs reads the refs of a kind once.
-func (r *resolver) refs(dst *[]Ref, prefix string) (err error) {
-	if *dst == nil {
-		if *dst, err = r.v.Repo.Refs(r.ctx, prefix); *dst == nil {
-			*dst = []Ref{}
-		}
+// refList is the refs of a kind; err says that one of them is broken.
+type refList struct {
+	read bool
+	refs []Ref
+	err  error
+}
+
+// load reads the refs once.
+func (l *refList) load(ctx context.Context, r Repo, prefix string) error {
+	if !l.read {
+		l.refs, l.err = r.Refs(ctx, prefix)
+		l.read = l.err == nil || damaged(l.err)
 	}
-	return err
+	if !l.read {
+		return l.err
+	}
+	return nil
 }
 
 // match finds the ref called name, or name and some of the components behind it,
-// which it then takes: git allows no ref a beside a ref a/b.
-func (r *resolver) match(refs []Ref, prefix, what, name string) (Ref, error) {
-	full := prefix + name
+// which it then takes: git allows no ref a beside a ref a/b. If there is none and
+// one is broken, that may be it.
+func (r *resolver) match(list *refList, prefix, what, name string) (Ref, error) {
+	if err := list.load(r.ctx, r.v.Repo, prefix); err != nil {
+		return Ref{}, err
+	}
+	refs, full := list.refs, prefix+name
 	for rest := len(r.todo); ; {
 		deeper := false
 		for _, ref := range refs {
@@ -312,6 +322,9 @@ func (r *resolver) match(refs []Ref, prefix, what, name string) (Ref, error) {
 		}
 		rest--
 		full += "/" + r.todo[rest]
+	}
+	if list.err != nil {
+		return Ref{}, list.err
 	}
 	return Ref{}, r.notFound(what, name, func(yield func(string) bool) {
 		for _, ref := range refs {
@@ -333,10 +346,7 @@ func (r *resolver) notFound(what, name string, all func(yield func(string) bool)
 
 // tag returns an entry of /.tag.
 func (r *resolver) tag(name string) (*Node, error) {
-	if err := r.refs(&r.tags, tagsPrefix); err != nil {
-		return nil, err
-	}
-	ref, err := r.match(r.tags, tagsPrefix, "tag", name)
+	ref, err := r.match(&r.tags, tagsPrefix, "tag", name)
 	if err != nil {
 		return nil, err
 	}

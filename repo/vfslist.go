@@ -11,8 +11,8 @@ import (
 
 // ReadDir calls fn for a directory, as ".", and for what is in it, in byte order
 // of the names. With metas, directories have their metadata too, which takes a
-// look at each; saves and what else is made up have none of their own. The node
-// may be kept.
+// look at each; what is made up has none. The node may be kept. If a ref is broken
+// the others are given out before the error is returned.
 func (v *VFS) ReadDir(ctx context.Context, dir *Node, metas bool, fn func(*Node) error) error {
 	if !dir.IsDir() {
 		return &NotDirError{dir.Name}
@@ -38,16 +38,16 @@ func (v *VFS) ReadDir(ctx context.Context, dir *Node, metas bool, fn func(*Node)
 	if err := l.add(self); err != nil {
 		return err
 	}
-	nodes, err := v.list(ctx, dir)
-	if err != nil {
-		return err
-	}
+	nodes, broken := v.list(ctx, dir)
 	for _, n := range nodes {
 		if err := l.add(n); err != nil {
 			return err
 		}
 	}
-	return l.flush()
+	if err := l.flush(); err != nil {
+		return err
+	}
+	return broken
 }
 
 // list returns what is in a directory that is made up.
@@ -66,7 +66,7 @@ func (v *VFS) list(ctx context.Context, dir *Node) (nodes []Node, err error) {
 
 func (v *VFS) listRoot(ctx context.Context) ([]Node, error) {
 	refs, err := v.Repo.Refs(ctx, headsPrefix)
-	if err != nil {
+	if err != nil && !damaged(err) {
 		return nil, err
 	}
 	nodes := []Node{*madeUp(NodeTags, ".tag")}
@@ -75,13 +75,13 @@ func (v *VFS) listRoot(ctx context.Context) ([]Node, error) {
 		n.Commit = ref.ID
 		nodes = append(nodes, *n)
 	}
-	return nodes, nil
+	return nodes, err
 }
 
 func (v *VFS) listTags(ctx context.Context) ([]Node, error) {
-	refs, err := v.Repo.Refs(ctx, tagsPrefix)
-	if err != nil {
-		return nil, err
+	refs, broken := v.Repo.Refs(ctx, tagsPrefix)
+	if broken != nil && !damaged(broken) {
+		return nil, broken
 	}
 	var nodes []Node
 	for _, ref := range refs {
@@ -95,7 +95,7 @@ func (v *VFS) listTags(ctx context.Context) ([]Node, error) {
 		}
 		nodes = append(nodes, *n)
 	}
-	return nodes, nil
+	return nodes, broken
 }
 
 func (v *VFS) listSaves(ctx context.Context, tip pack.ID) ([]Node, error) {

@@ -1,0 +1,431 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kedgebackup/kedge/pack"
+)
+
+// FindingKind says what a Finding is about.
+type FindingKind string
+
+// The kinds of findings. Those below BadReceipts are no damage: what they name
+// can be made again, or does no harm.
+const (
+	BadPack     FindingKind = "pack"      // a pack is not what its checksum says, or cannot be opened
+	BadIdx      FindingKind = "idx"       // an idx is damaged, or does not fit its pack
+	BadObject   FindingKind = "object"    // an object in a pack has other bytes than its id says
+	BadTree     FindingKind = "malformed" // an object is what its id says, and nonsense
+	BadMeta     FindingKind = "metadata"  // a .bupm does not fit its directory
+	Missing     FindingKind = "missing"   // an object that something refers to is not there
+	Affected    FindingKind = "affected"  // a path in a save is, or is below, one of those
+	BadRef      FindingKind = "ref"       // the file of a ref holds no id
+	BadReceipts FindingKind = "receipts"  // the diary is not as it was written
+
+	BadDerived FindingKind = "derived" // a multi-pack-index is damaged: it is passed over
+	Moved      FindingKind = "moved"   // a ref is not where its last receipt says: git or bup moved it
+	Stray      FindingKind = "stray"   // a file does not belong where it is
+	Note       FindingKind = "note"    // something was passed over
+)
+
+// Finding is something that Check found.
+type Finding struct {
+	Kind   FindingKind `json:"kind"`
+	File   string      `json:"file,omitempty"`   // of the repository
+	Offset int64       `json:"offset,omitempty"` // in File, -1 or 0 if the place is not known
+	Object pack.ID     `json:"-"`                // zero if it is about none
+	Ref    string      `json:"ref,omitempty"`    // full name
+	// Of Affected: the newest and the oldest save of the ref in which Path is
+	// affected, how many are, and what is wrong with Object.
+	Newest string `json:"newest,omitempty"`
+	Oldest string `json:"oldest,omitempty"`
+	Saves  int    `json:"saves,omitempty"`
+	Path   string `json:"path,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Damage reports whether the finding is about something that is lost.
+func (f *Finding) Damage() bool {
+	switch f.Kind {
+	case BadDerived, Moved, Stray, Note:
+		return false
+	}
+	return true
+}
+
+// String says the finding in one line.
+func (f Finding) String() string {
+	var b strings.Builder
+	b.WriteString(string(f.Kind))
+	if f.File != "" {
+		fmt.Fprintf(&b, " %s", f.File)
+	}
+	if f.Offset > 0 {
+		fmt.Fprintf(&b, " at %d", f.Offset)
+	}
+	if !f.Object.IsZero() {
+		fmt.Fprintf(&b, " %v", f.Object)
+	}
+	if f.Ref != "" {
+		fmt.Fprintf(&b, " %s", f.Ref)
+	}
+	if f.Newest != "" {
+		fmt.Fprintf(&b, " %s", f.Newest)
+	}
+	if f.Saves > 1 {
+		fmt.Fprintf(&b, " and %d more since %s", f.Saves-1, f.Oldest)
+	}
+	if f.Path != "" {
+		fmt.Fprintf(&b, " %q", f.Path)
+	}
+	if f.Reason != "" {
+		fmt.Fprintf(&b, ": %s", f.Reason)
+	}
+	return b.String()
+}
+
+// CheckOptions says what is checked.
+type CheckOptions struct {
+	Quick bool // the checksums of packs and idx files, and nothing else
+	// Names are saves, NAME or NAME/SAVE: only what they reach is checked. Without,
+	// it is everything there is.
+	Names    []string
+	Workers  int            // 0: one for each processor
+	Zone     *time.Location // in which saves are named; nil: time.Local
+	Progress func(CheckResult)
+}
+
+// CheckResult is what Check did so far.
+type CheckResult struct {
+	Packs, Objects int64 // read; Objects only if they were hashed
+	Bytes          int64 // of the objects
+	Trees          int64 // of saves, looked at
+	Damage, Notes  int64 // findings
+	Closed         int64 // packs that were proved to be closed (I9) by this check
+}
+
+// Check reads a repository and calls report, one call at a time, for what it
+// finds wrong. In full:
+//
+//  1. Every idx is compared with its checksum, every pack with its own and with
+//     its idx (offsets, CRCs), every object with its id.
+//  2. From every ref all that it reaches is looked at: commits, directories with
+//     their metadata, the trees of chunked files with the sizes of all chunks.
+//  3. If something was wrong, the paths of saves are found that reach it.
+//
+// Each step is one pass. An object is looked at once, however many saves have
+// it; what is remembered of it is three bytes. A pack of which all of this holds
+// is listed as closed.
+//
+// Check changes nothing else. It returns an error if it could not do its work;
+// findings are none.
+func Check(ctx context.Context, p *Packs, o CheckOptions, report func(Finding)) (CheckResult, error) {
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	c := &checker{p: p, ctx: ctx, o: o, report: report, lost: make(map[pack.ID]badness)}
+	if err := p.refresh(ctx); err != nil {
+		return c.result, err
+	}
+	err := c.run()
+	return c.result, err
+}
+
+type checker struct {
+	p   *Packs
+	ctx context.Context
+	o   CheckOptions
+	census
+	tips []tip
+
+	mu      sync.Mutex
+	report  func(Finding)
+	result  CheckResult
+	lost    map[pack.ID]badness // objects that are damaged, missing or nonsense
+	unnamed int64               // more of them than there is room for
+}
+
+// badness is what is wrong with an object.
+type badness struct {
+	kind FindingKind
+	what string
+}
+
+// tip is where a check begins.
+type tip struct {
+	ref     string
+	id      pack.ID
+	parents bool // go on to the parents
+}
+
+// maxBad is how many damaged objects are traced to paths.
+const maxBad = 1 << 20
+
+func (c *checker) run() error {
+	if len(c.o.Names) > 0 {
+		return c.runNames()
+	}
+	err := firstErr(c.openPacks(), c.files(), c.derived())
+	if err == nil {
+		err = c.findRefs()
+	}
+	if err == nil && c.o.Quick {
+		return c.sums()
+	}
+	if err == nil {
+		err = c.objects(nil)
+	}
+	if err == nil {
+		err = c.walk(true)
+	}
+	if err == nil {
+		err = c.locate()
+	}
+	if err == nil {
+		err = c.listClosed()
+	}
+	return err
+}
+
+// runNames checks some saves: the trees, to know what they consist of; the bytes
+// of all that; and the trees once more, as sizes and types are known then.
+func (c *checker) runNames() error {
+	v := &VFS{Repo: c.p, Zone: c.o.Zone}
+	for _, name := range c.o.Names {
+		chain, err := v.Resolve(c.ctx, name, ResolveOptions{Follow: true})
+		if err != nil {
+			return err
+		}
+		switch n := chain[len(chain)-1]; n.Kind {
+		case NodeName, NodeSave:
+			ref := headsPrefix + chain[1].Name
+			c.tips = append(c.tips, tip{ref, n.Commit, n.Kind == NodeName})
+		default:
+			return &NotFoundError{What: "save", Name: name}
+		}
+	}
+	slices.SortStableFunc(c.tips, func(a, b tip) int { // who goes further comes first
+		switch {
+		case a.parents == b.parents:
+			return 0
+		case a.parents:
+			return -1
+		}
+		return 1
+	})
+	if err := c.openPacks(); err != nil {
+		return err
+	}
+	err := c.walk(false)
+	if err == nil {
+		err = c.objects(c.seen)
+	}
+	if err == nil {
+		c.seen = makeBitmap(c.n)
+		err = c.walk(true)
+	}
+	if err == nil {
+		err = c.locate()
+	}
+	return err
+}
+
+// find reports a finding.
+func (c *checker) find(f Finding) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f.Damage() {
+		c.result.Damage++
+	} else {
+		c.result.Notes++
+	}
+	c.report(f)
+}
+
+// findErr reports what an error says.
+func (c *checker) findErr(kind FindingKind, file string, err error) {
+	f := Finding{Kind: kind, File: file, Reason: err.Error()}
+	var corrupt *pack.CorruptError
+	if errors.As(err, &corrupt) && corrupt.File == file {
+		f.Reason, f.Offset = corrupt.Reason, max(corrupt.Off, 0)
+	}
+	c.find(f)
+}
+
+// noteBad remembers an object that is no good, and reports whether that is news.
+func (c *checker) noteBad(kind FindingKind, id pack.ID, what string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.lost[id]; known {
+		return false
+	}
+	if len(c.lost) >= maxBad {
+		c.unnamed++
+		return true
+	}
+	c.lost[id] = badness{kind, what}
+	return true
+}
+
+// isBad reports whether an object is known to be no good.
+func (c *checker) isBad(id pack.ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, bad := c.lost[id]
+	return bad
+}
+
+// badObject reports an object that something reaches; the ref if that does.
+func (c *checker) badObject(kind FindingKind, id pack.ID, ref string, err error) {
+	what := err.Error()
+	if kind == Missing {
+		what = "is missing"
+	}
+	if c.noteBad(kind, id, what) {
+		c.find(Finding{Kind: kind, Object: id, Ref: ref, Reason: what})
+	}
+}
+
+// progress tells how far the check has come.
+func (c *checker) progress(add CheckResult) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := &c.result
+	r.Packs += add.Packs
+	r.Objects += add.Objects
+	r.Bytes += add.Bytes
+	r.Trees += add.Trees
+	if c.o.Progress != nil {
+		c.o.Progress(*r)
+	}
+}
+
+// files looks for files in the directory of packs that do not belong there.
+func (c *checker) files() error {
+	var names []string
+	err := c.p.store.List(c.ctx, dirPacks, func(name string, _ int64) error {
+		names = append(names, name)
+		return nil
+	})
+	for _, name := range names {
+		if why := stray(name, names); why != "" {
+			c.find(Finding{Kind: Stray, File: name, Reason: why})
+		}
+	}
+	return err
+}
+
+// packExtras are the endings of what git and bup put beside packs.
+var packExtras = []string{".idx", ".rev", ".bitmap", ".mtimes", ".keep", ".promisor", ".par2"}
+
+// stray says why a file in the directory of packs is stray, or "". All are names
+// in byte order.
+func stray(name string, all []string) string {
+	has := func(ending string) bool {
+		stem, _, _ := strings.Cut(path.Base(name), ".")
+		_, ok := slices.BinarySearch(all, path.Join(dirPacks, stem+ending))
+		return ok
+	}
+	base, ending := path.Base(name), path.Ext(name)
+	switch {
+	case path.Dir(name) != dirPacks:
+		if strings.HasPrefix(path.Base(path.Dir(name)), "multi-pack-index") {
+			return ""
+		}
+		return "left over by an interrupted bup"
+	case base == "multi-pack-index", base == "bup.bloom", strings.HasPrefix(base, "midx-") && ending == ".midx":
+		return ""
+	case !strings.HasPrefix(base, "pack-"):
+		return "not a pack; perhaps left over by an interrupted git"
+	case ending == ".pack" && !has(".idx"):
+		return "pack without an idx"
+	case ending == ".idx" && !has(".pack"):
+		return "idx without its pack"
+	case ending == ".pack" || slices.Contains(packExtras, ending) && has(".pack"):
+		return ""
+	}
+	return "nothing that belongs beside packs"
+}
+
+// derived checks what could be made again.
+func (c *checker) derived() error {
+	if m := c.p.table.Load().midx; m != nil {
+		if err := m.Verify(); err != nil {
+			c.findErr(BadDerived, fileMidx, err)
+		}
+	}
+	return nil
+}
+
+// findRefs finds where the check of all begins, and compares with the diary.
+func (c *checker) findRefs() error {
+	refs, err := c.p.Refs(c.ctx, "refs/")
+	if err != nil && !damaged(err) {
+		return err
+	}
+	if err != nil {
+		c.findErr(BadRef, "", err)
+	}
+	at := make(map[string]pack.ID)
+	for _, ref := range refs {
+		c.tips = append(c.tips, tip{ref.Name, ref.ID, true})
+		at[ref.Name] = ref.ID
+	}
+	last := make(map[string]pack.ID)
+	err = c.p.Receipts(c.ctx, func(r Receipt) error {
+		last[r.Ref] = r.New
+		return nil
+	})
+	if err != nil {
+		if !damaged(err) {
+			return err
+		}
+		c.findErr(BadReceipts, fileReceipts, err)
+		return nil // what came last is not known
+	}
+	for ref, want := range last {
+		if got := at[ref]; got != want {
+			c.find(Finding{Kind: Moved, Ref: ref, Object: got, Reason: fmt.Sprintf("is at %v, and %v in the last receipt", got, want)})
+		}
+	}
+	return nil
+}
+
+// listClosed lists the packs as closed that are not yet, if nothing is wrong.
+func (c *checker) listClosed() error {
+	if c.result.Damage > 0 || c.p.readOnly {
+		return nil
+	}
+	n, err := c.p.proveAll(c.ctx)
+	c.result.Closed = n
+	return err
+}
+
+// proveAll reads the packs that are not closed, and lists those that turn out to be.
+func (p *Packs) proveAll(ctx context.Context) (n int64, err error) {
+	p.proof.mu.Lock()
+	defer p.proof.mu.Unlock()
+	p.proof.known, p.proof.read, p.proof.tried = nil, make(map[*packFile]int64), make(map[*packFile]bool)
+	for _, f := range p.table.Load().packs {
+		if f.closed.Load() || f.gone.Load() || p.proof.tried[f] {
+			continue
+		}
+		if err := p.proveWhole(ctx, f); err != nil {
+			return n, err
+		}
+	}
+	for f := range p.proof.tried {
+		if f.closed.Load() {
+			n++
+		}
+	}
+	return n, nil
+}
