@@ -111,8 +111,12 @@ func cleanSessions(d *Dir) error {
 	return nil
 }
 
-// lock takes a flock on a file of the repository, waiting for lockPatience.
+// lock takes a flock on a file of the repository, waiting for lockPatience. The
+// directory of kedge's own files is made where bup or git made the repository.
 func (d *Dir) lock(ctx context.Context, name string, mode fsx.LockMode) (*fsx.Lock, error) {
+	if err := d.fs.MkdirAll(d.name("kedge"), modeDir); err != nil {
+		return nil, err
+	}
 	const step = 200 * time.Millisecond // after which a cancelled context is noticed
 	for waited := time.Duration(0); ; waited += step {
 		if err := ctx.Err(); err != nil {

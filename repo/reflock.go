@@ -207,10 +207,11 @@ func (l *refLock) tryRewrite(name string, edit func(old []byte) ([]byte, error),
 }
 
 // cleanRefLocks removes the lock files of dead processes, so that git and bup
-// do not stumble over them. Who finds the flock taken leaves it to its holder.
+// do not stumble over them. Who finds the flock taken leaves it to its holder;
+// where there is no directory for it nobody of us has been yet.
 func (d *Dir) cleanRefLocks(ctx context.Context) error {
 	lock, err := d.fs.Lock(d.name(fileRefLock), fsx.Exclusive, 0)
-	if errors.Is(err, fsx.ErrLocked) {
+	if errors.Is(err, fsx.ErrLocked) || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return err
