@@ -49,7 +49,7 @@ func (x *Exclude) AddPath(path string) error {
 func (x *Exclude) AddRegexp(expr string) error {
 	rx, err := regexp.Compile(expr)
 	if err != nil {
-		return fmt.Errorf("regular expression %q: %w", expr, explainSyntax(err))
+		return fmt.Errorf("regular expression %q: %w", expr, explainSyntax(expr, err))
 	}
 	x.rx = append(x.rx, rx)
 	return nil
@@ -101,7 +101,7 @@ func PatternLines(text string, strip bool) iter.Seq[string] {
 }
 
 // explainSyntax says what an expression tried to use if RE2 does not have it.
-func explainSyntax(err error) error {
+func explainSyntax(expr string, err error) error {
 	var bad *syntax.Error
 	if !errors.As(err, &bad) {
 		return err
@@ -110,7 +110,7 @@ func explainSyntax(err error) error {
 		{"(?=", "lookahead"}, {"(?!", "lookahead"}, {"(?<=", "lookbehind"}, {"(?<!", "lookbehind"},
 		{"(?>", "atomic groups"}, {"(?(", "conditional groups"}, {"(?P=", "backreferences"}, {"(?#", "comments"},
 	} {
-		if strings.HasPrefix(bad.Expr, has.prefix) {
+		if strings.HasPrefix(bad.Expr, has.prefix) || bad.Expr == "(?P" && strings.Contains(expr, has.prefix) {
 			return fmt.Errorf("%s (%s…) are not supported: matching takes linear time, and they do not", has.what, has.prefix)
 		}
 	}

@@ -108,6 +108,7 @@ func (f *fetcher) release(l *listing) {
 	if cap(l.names.arena) > 1<<20 {
 		return // a giant among directories; the next ones need less
 	}
+	l.names.reset()
 	*l = listing{names: l.names, chunks: l.chunks[:0], done: l.done}
 	f.listings.Put(l)
 }

@@ -70,8 +70,8 @@ func (w *Rewrite) Drop(ordinal uint64) error {
 		return err
 	}
 	w.guard.watch(keyOf(old.Path))
-	gone := w.collapse(ordinal - old.Below)
-	w.drops = append(w.drops, dropped{ordinal - old.Below, gone + 1})
+	w.drops = append(w.drops, dropped{ordinal, 1})
+	w.collapse(ordinal - old.Below)
 	return w.fail(w.m.drop())
 }
 

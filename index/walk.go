@@ -112,16 +112,18 @@ func (w *walk) begin() error {
 	return nil
 }
 
-// noRoot deals with a root above which something cannot be opened.
+// noRoot deals with a root above which something cannot be opened. If that is
+// because it is not there, or no directory, the root is gone. Directories above
+// are concerned only if something was known of it.
 func (w *walk) noRoot(err error) (invalid bool, _ error) {
 	w.warn(pathOf(w.root), err)
-	f := &frame{}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = w.passGone(f, w.root, through)
+	start := w.m.emitted
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		err = w.passGone(&frame{}, w.root, through)
 	} else {
-		err = w.passUnread(f, w.root)
+		err = w.passUnread(&frame{}, w.root)
 	}
-	return f.invalid, err
+	return w.m.emitted > start, err
 }
 
 // name deals with the next name in a directory.
@@ -149,10 +151,10 @@ func (w *walk) name(f *frame) error {
 	if isDir(st.Mode) {
 		return w.directory(f, i, key, *st)
 	}
-	if err := w.passGone(f, key, toKey); err != nil {
+	if err := w.passGone(f, key, toTree); err != nil {
 		return err
 	}
-	return w.record(f, key, st, 0, false)
+	return w.leaf(f, key, st)
 }
 
 // noStat deals with a name that could not be described.
@@ -182,7 +184,7 @@ func (w *walk) directory(f *frame, i int, key string, st fsx.Stat) error {
 		return err
 	}
 	if w.foreign(f, &st) {
-		return w.closed(f, key, &st)
+		return w.leaf(f, key, &st)
 	}
 	l := w.opened(f, i)
 	if err := w.ctx.Err(); err != nil {
@@ -203,7 +205,7 @@ func (w *walk) directory(f *frame, i int, key string, st fsx.Stat) error {
 		return w.record(f, key, &st, w.m.emitted-start, true)
 	case l.foreign:
 		w.fetch.release(l)
-		return w.closed(f, key, &st)
+		return w.leaf(f, key, &st)
 	}
 	return w.push(l)
 }
@@ -214,13 +216,14 @@ func (w *walk) foreign(f *frame, st *fsx.Stat) bool {
 	return w.o.OneFileSystem && st.Dev != f.st.Dev && !f.above
 }
 
-// closed records a directory that is not entered.
-func (w *walk) closed(f *frame, key string, st *fsx.Stat) error {
+// leaf records what is no directory, or one that is not entered. What the index
+// knows below it is gone, and makes it not valid as long as it is known.
+func (w *walk) leaf(f *frame, key string, st *fsx.Stat) error {
 	start := w.m.emitted
 	if err := w.passGone(f, key, toKey); err != nil {
 		return err
 	}
-	return w.record(f, key, st, w.m.emitted-start, false)
+	return w.record(f, key, st, w.m.emitted-start, w.m.emitted > start)
 }
 
 // push enters a directory.
