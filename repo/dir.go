@@ -44,8 +44,9 @@ const (
 //
 // A Dir may be used by several goroutines at once.
 type Dir struct {
-	fs   *fsx.FS
-	path string
+	fs       *fsx.FS
+	path     string
+	patience time.Duration // with the locks of others
 
 	mu    sync.Mutex
 	lease *lease // nil until something is created
@@ -59,7 +60,7 @@ func NewDir(fs *fsx.FS, path string) *Dir {
 	if fs == nil {
 		fs = new(fsx.FS)
 	}
-	return &Dir{fs: fs, path: path}
+	return &Dir{fs: fs, path: path, patience: lockPatience}
 }
 
 // name returns the path of a file of the repository.
@@ -176,7 +177,7 @@ func (d *Dir) Create(ctx context.Context) (Pending, error) {
 // begin returns a Dir of its own session on the same directory. promised are
 // the packs it relies on.
 func (d *Dir) begin(ctx context.Context, promised []string) (*Dir, error) {
-	own := &Dir{fs: d.fs, path: d.path}
+	own := &Dir{fs: d.fs, path: d.path, patience: d.patience}
 	l, err := takeLease(ctx, own, promised)
 	if err != nil {
 		return nil, err

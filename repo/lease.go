@@ -10,8 +10,8 @@ import (
 	"github.com/kedgebackup/kedge/internal/fsx"
 )
 
-// lockPatience is how long a command waits for a lock before it says that
-// somebody else is busy.
+// lockPatience is how long a command waits for a lock, ours or git's, before it
+// says that somebody else is busy.
 const lockPatience = 30 * time.Second
 
 // lease is what makes a session known to other processes: a file under
@@ -111,7 +111,7 @@ func cleanSessions(d *Dir) error {
 	return nil
 }
 
-// lock takes a flock on a file of the repository, waiting for lockPatience. The
+// lock takes a flock on a file of the repository, waiting for d.patience. The
 // directory of kedge's own files is made where bup or git made the repository.
 func (d *Dir) lock(ctx context.Context, name string, mode fsx.LockMode) (*fsx.Lock, error) {
 	if err := d.fs.MkdirAll(d.name("kedge"), modeDir); err != nil {
@@ -126,7 +126,7 @@ func (d *Dir) lock(ctx context.Context, name string, mode fsx.LockMode) (*fsx.Lo
 		if !errors.Is(err, fsx.ErrLocked) {
 			return l, err
 		}
-		if waited >= lockPatience {
+		if waited >= d.patience {
 			return nil, &BusyError{What: d.name(name), Hint: "another kedge works on this repository"}
 		}
 	}

@@ -42,7 +42,7 @@ type foreignLock struct{ file string }
 func (e *foreignLock) Error() string { return e.file + " exists" }
 
 // withRefLock calls fn with the lock held, and again as long as git or bup is
-// in the way, for lockPatience in all.
+// in the way, for d.patience in all.
 func (d *Dir) withRefLock(ctx context.Context, fn func(l *refLock) error) error {
 	began := time.Now()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
@@ -51,7 +51,7 @@ func (d *Dir) withRefLock(ctx context.Context, fn func(l *refLock) error) error 
 		if !errors.As(err, &foreign) {
 			return err
 		}
-		if time.Since(began) > lockPatience {
+		if time.Since(began) > d.patience {
 			return &BusyError{What: foreign.file, Hint: "git or bup holds it; if none of them is running, remove this file"}
 		}
 		if err := sleep(ctx, pause); err != nil {

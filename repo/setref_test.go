@@ -1,0 +1,449 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kedgebackup/kedge/pack"
+)
+
+// TestMovesAgainstGit lets kedge, git update-ref and git pack-refs work on one
+// ref at once. Every success has to follow from another one: no update is lost.
+func TestMovesAgainstGit(t *testing.T) {
+	ctx := context.Background()
+	p, dir := newRepo(t, InitOptions{})
+	const movers, each = 4, 12
+	base := makeSave("base", 1)
+	if _, err := base.save(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	var commits [movers][each]pack.ID
+	for i := range commits {
+		for k := range commits[i] {
+			s := makeSave(fmt.Sprint("commit ", i, " ", k), 0)
+			if err := s.store(ctx, p); err != nil {
+				t.Fatal(err)
+			}
+			commits[i][k] = s.commit
+		}
+	}
+	var mu sync.Mutex
+	next := make(map[pack.ID]pack.ID)
+	won := func(old, new pack.ID) {
+		mu.Lock()
+		defer mu.Unlock()
+		if other, ok := next[old]; ok {
+			t.Errorf("the ref was moved from %v to both %v and %v", old, other, new)
+		}
+		next[old] = new
+	}
+	var wg sync.WaitGroup
+	for i := range movers {
+		wg.Go(func() {
+			mine := openRepo(t, dir, DirOptions{})
+			for _, id := range commits[i] {
+				for range 200 {
+					at, err := mine.dir.ref(testRef)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if i%2 == 0 {
+						_, err = tryGit(dir, "update-ref", testRef, id.String(), at.String())
+					} else if _, err = mine.SetRef(ctx, Move{Ref: testRef, Old: at, New: id}); err != nil && !errors.As(err, new(*RefChangedError)) {
+						t.Error(err)
+						return
+					}
+					if err == nil {
+						won(at, id)
+						break
+					}
+				}
+			}
+		})
+	}
+	stop := make(chan struct{})
+	packer := make(chan struct{})
+	go func() {
+		defer close(packer)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(3 * time.Millisecond):
+				if out, err := tryGit(dir, "pack-refs", "--all", "--prune"); err != nil {
+					t.Error(out)
+				}
+			}
+		}
+	}()
+	wg.Wait()
+	close(stop)
+	<-packer
+	at, n := base.commit, 0
+	for next[at] != (pack.ID{}) {
+		at = next[at]
+		n++
+	}
+	if n != len(next) || n != movers*each {
+		t.Errorf("%d moves succeeded of %d, %d follow from each other", len(next), movers*each, n)
+	}
+	if tip, err := p.dir.ref(testRef); tip != at || err != nil {
+		t.Errorf("the ref is at %v and not at %v; %v", tip, at, err)
+	}
+	if err := p.Receipts(ctx, func(Receipt) error { return nil }); err != nil {
+		t.Error(err)
+	}
+	fsck(t, dir)
+	git(t, dir, "reflog", "show", testRef)
+}
+
+// TestStaleLocks: lock files of a process that died are removed by the next
+// one that writes, and git does not see them any more.
+func TestStaleLocks(t *testing.T) {
+	ctx := context.Background()
+	p, dir := newRepo(t, InitOptions{})
+	s := makeSave("a", 1)
+	if _, err := s.save(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	die := func(names ...string) {
+		t.Helper()
+		for _, name := range names {
+			lock := filepath.Join(dir, name) + ".lock"
+			if err := os.MkdirAll(filepath.Dir(lock), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Link(filepath.Join(dir, fileRefLock), lock); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	die(testRef)
+	if _, err := tryGit(dir, "-c", "core.filesRefLockTimeout=0", "update-ref", testRef, s.commit.String()); err == nil {
+		// An update to the same value may need no lock; deleting does.
+		if _, err := tryGit(dir, "-c", "core.filesRefLockTimeout=0", "update-ref", "-d", testRef); err == nil {
+			t.Fatal("git does not respect the lock")
+		}
+	}
+	if _, err := p.SetRef(ctx, Move{Ref: testRef, Old: s.commit, New: s.tree}); err != nil {
+		t.Fatal("a stale lock stops us:", err)
+	}
+	die(testRef, filePackedRefs)
+	git(t, dir, "config", "user.name", "x")
+	if _, err := p.SetRef(ctx, Move{Ref: testRef, Old: s.tree}); err != nil {
+		t.Fatal("stale locks stop a removal:", err)
+	}
+	die(fileConfig)
+	if err := p.AllowNames(ctx, []string{".git"}); err != nil {
+		t.Fatal("a stale lock stops a change of the config:", err)
+	}
+	die(testRef, "refs/heads/a/b", filePackedRefs, fileConfig)
+	sess, err := p.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sess.Close()
+	filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".lock") {
+			t.Error("Begin left", path)
+		}
+		return err
+	})
+}
+
+// TestForeignLock: a lock of git's is waited for, and never removed.
+func TestForeignLock(t *testing.T) {
+	ctx := context.Background()
+	p, dir := newRepo(t, InitOptions{})
+	p.dir.patience = 50 * time.Millisecond
+	s := makeSave("a", 1)
+	if err := s.store(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	lock := filepath.Join(dir, testRef+".lock")
+	if err := os.WriteFile(lock, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	move := Move{Ref: testRef, New: s.commit}
+	_, err := p.SetRef(ctx, move)
+	if busy := new(BusyError); !errors.As(err, &busy) || busy.What != lock || busy.Hint == "" {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(lock); err != nil {
+		t.Fatal("git's lock was removed")
+	}
+	// While we wait others can go on.
+	other := openRepo(t, dir, DirOptions{})
+	p.dir.patience = time.Minute
+	done := make(chan error)
+	go func() {
+		_, err := p.SetRef(ctx, move)
+		done <- err
+	}()
+	if _, err := other.SetRef(ctx, Move{Ref: "refs/heads/other", New: s.commit}); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(lock)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	// Receipts of tries that came to nothing are not written.
+	n := 0
+	if err := p.Receipts(ctx, func(Receipt) error { n++; return nil }); err != nil || n != 2 {
+		t.Fatalf("%d receipts for two moves, %v", n, err)
+	}
+	// A cancelled context ends the waiting.
+	if err := os.WriteFile(lock, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	if _, err := p.SetRef(short, Move{Ref: testRef, Old: s.commit, New: s.tree}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+}
+
+// TestLockedByKedge: while another kedge holds the flock we wait, and say so
+// when it takes too long.
+func TestLockedByKedge(t *testing.T) {
+	ctx := context.Background()
+	p, dir := newRepo(t, InitOptions{})
+	s := makeSave("a", 1)
+	if err := s.store(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	other := openRepo(t, dir, DirOptions{})
+	other.dir.patience = 300 * time.Millisecond
+	err := p.dir.tryRefLock(ctx, func(*refLock) error {
+		_, err := other.SetRef(ctx, Move{Ref: testRef, New: s.commit})
+		return err
+	})
+	if busy := new(BusyError); !errors.As(err, &busy) || busy.What != filepath.Join(dir, fileRefLock) {
+		t.Fatal(err)
+	}
+}
+
+func TestOddRefs(t *testing.T) {
+	ctx := context.Background()
+	p, dir := newRepo(t, InitOptions{})
+	s := makeSave("a", 1)
+	if _, err := s.save(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, text string) {
+		t.Helper()
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := func(name string) (pack.ID, error) {
+		refs, err := p.Refs(ctx, name)
+		for _, r := range refs {
+			if r.Name == name {
+				return r.ID, err
+			}
+		}
+		return pack.ID{}, err
+	}
+	hex := s.commit.String()
+	for _, test := range []struct {
+		text    string
+		want    pack.ID
+		corrupt bool
+	}{
+		{hex + "\n", s.commit, false},
+		{hex, s.commit, false},
+		{"ref: refs/heads/main\n", s.commit, false},
+		{"ref:refs/heads/main", s.commit, false},
+		{"ref: refs/heads/none\n", pack.ID{}, false},
+		{"ref: refs/heads/odd\n", pack.ID{}, true}, // itself
+		{"ref: ../../etc/passwd\n", pack.ID{}, true},
+		{"ref: HEAD\n", pack.ID{}, true},
+		{"ref: refs/heads/../../config\n", pack.ID{}, true},
+		{"", pack.ID{}, true},
+		{hex[:39] + "\n", pack.ID{}, true},
+		{strings.Repeat("0", 40) + "\n", pack.ID{}, true},
+		{strings.ToUpper(hex) + "x\n", pack.ID{}, true},
+		{"\x00\x00\x00\x00", pack.ID{}, true},
+	} {
+		write("refs/heads/odd", test.text)
+		id, err := get("refs/heads/odd")
+		if id != test.want || errors.As(err, new(*pack.CorruptError)) != test.corrupt || !test.corrupt && err != nil {
+			t.Errorf("%q: %v, %v", test.text, id, err)
+		}
+		if at, _ := get(testRef); at != s.commit {
+			t.Errorf("%q hides the other refs", test.text)
+		}
+		if test.corrupt || strings.HasPrefix(test.text, "ref:") {
+			if _, err := p.SetRef(ctx, Move{Ref: "refs/heads/odd", Old: id, New: s.tree}); err == nil {
+				t.Errorf("%q was overwritten", test.text)
+			}
+		}
+	}
+	write("refs/heads/odd", strings.Repeat("x", maxLooseRef+1))
+	if _, err := get("refs/heads/odd"); err == nil {
+		t.Error("a huge file was taken for a ref")
+	}
+	os.Remove(filepath.Join(dir, "refs/heads/odd"))
+
+	// A link out of the repository is no ref.
+	outside := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(outside, []byte(hex), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(dir, "refs/heads/link")); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := get("refs/heads/link"); err != nil || !id.IsZero() {
+		t.Error("a link out of the repository was followed:", id, err)
+	}
+	os.Remove(filepath.Join(dir, "refs/heads/link"))
+
+	// Empty directories that git leaves behind give way to a ref.
+	if err := os.MkdirAll(filepath.Join(dir, "refs/heads/e/f/g"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.SetRef(ctx, Move{Ref: "refs/heads/e", New: s.commit}); err != nil {
+		t.Error(err)
+	}
+	fsck(t, dir)
+}
+
+// TestPackedRefs compares with git, and takes refs out of the file.
+func TestPackedRefs(t *testing.T) {
+	ctx := context.Background()
+	p, dir := newRepo(t, InitOptions{})
+	s := makeSave("a", 1)
+	if _, err := s.save(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 30 {
+		git(t, dir, "update-ref", fmt.Sprintf("refs/heads/n%d/x", i), s.commit.String())
+	}
+	git(t, dir, "tag", "-m", "annotated", "v1", s.commit.String())
+	git(t, dir, "tag", "-m", "annotated", "v2", s.commit.String())
+	git(t, dir, "pack-refs", "--all", "--prune")
+	git(t, dir, "update-ref", "refs/heads/n3/x", s.commit.String()) // loose again
+	compare := func() {
+		t.Helper()
+		refs, err := p.Refs(ctx, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lines []string
+		for _, r := range refs {
+			lines = append(lines, r.ID.String()+" "+r.Name)
+		}
+		if want := git(t, dir, "for-each-ref", "--format=%(objectname) %(refname)"); strings.Join(lines, "\n") != want {
+			t.Fatalf("%s\ngit:\n%s", strings.Join(lines, "\n"), want)
+		}
+	}
+	compare()
+	for _, name := range []string{"refs/heads/n7/x", "refs/tags/v1", "refs/heads/n3/x", "refs/heads/main", "refs/tags/v2"} {
+		at, err := p.dir.ref(name)
+		if err != nil || at.IsZero() {
+			t.Fatal(name, err)
+		}
+		if _, err := p.SetRef(ctx, Move{Ref: name, Old: at}); err != nil {
+			t.Fatal(err)
+		}
+		if now, err := p.dir.ref(name); err != nil || !now.IsZero() {
+			t.Fatal(name, "is still there", err)
+		}
+		compare()
+		fsck(t, dir)
+	}
+	if err := os.WriteFile(filepath.Join(dir, filePackedRefs), []byte("x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Refs(ctx, ""); !errors.As(err, new(*pack.CorruptError)) {
+		t.Error(err)
+	}
+}
+
+func FuzzPackedRefs(f *testing.F) {
+	id := strings.Repeat("1", 40)
+	f.Add([]byte("# pack-refs with: peeled fully-peeled sorted \n" + id + " refs/heads/a\n" + id + " refs/tags/b\n^" + id + "\n"))
+	f.Add([]byte(id + " refs/heads/a\r\n\n" + id + " refs/../x\n"))
+	f.Add([]byte("^" + id + "\n" + id + " refs/heads/"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		end := 0
+		var names []string
+		err := eachPackedRef(text, func(r Ref, start, next int) error {
+			if start < end || next <= start || next > len(text) {
+				t.Fatalf("lines %d to %d after %d", start, next, end)
+			}
+			if CheckRefName(r.Name) != nil || r.ID.IsZero() {
+				t.Fatalf("%+v", r)
+			}
+			end = next
+			names = append(names, r.Name)
+			return nil
+		})
+		if err != nil || len(names) == 0 {
+			return
+		}
+		short, err := dropPackedRef(text, names[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var left []string
+		err = eachPackedRef(short, func(r Ref, _, _ int) error { left = append(left, r.Name); return nil })
+		for _, name := range left {
+			if name == names[0] {
+				t.Fatalf("%q is still in %q", name, short)
+			}
+		}
+		n := 0
+		for _, name := range names {
+			if name == names[0] {
+				n++
+			}
+		}
+		if err != nil || len(left) != len(names)-n {
+			t.Fatalf("%q became %q: %v", text, short, err)
+		}
+	})
+}
+
+func FuzzLooseRef(f *testing.F) {
+	f.Add([]byte(strings.Repeat("a", 40) + "\n"))
+	f.Add([]byte("ref: refs/heads/main\n"))
+	f.Add([]byte("ref:\trefs/x"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		id, target, err := parseLooseRef("refs/heads/x", text)
+		switch {
+		case err != nil:
+		case target != "" && !id.IsZero(), target == "" && id.IsZero() && !bytes.HasPrefix(text, []byte("ref:")):
+			t.Fatalf("%q: %v %q", text, id, target)
+		}
+	})
+}
+
+// TestRefNames compares with git check-ref-format. We refuse more: what bup
+// refuses, and names that are too long for a file.
+func TestRefNames(t *testing.T) {
+	for _, name := range []string{"a", "a/b", "ü", "a.b", "a-b", "a@b", "@", "@a", "a@", "{", "a{", "a{b}", "a.", "a..b", ".a", "a/.b", "a.lock", "a.lock/b",
+		"a//b", "/a", "a/", "a b", "a~", "a^", "a:", "a?", "a*", "a[", `a\b`, "a\x01", "a\x7f", "a\x80", "-", "-a", "a/-b", "a@{b", "a/@/b", ".", "..", "", "a]", "a!b", "a|b", "a\tb", strings.Repeat("n", 239), strings.Repeat("n", 240)} {
+		full := "refs/heads/" + name
+		_, err := tryGit("/", "check-ref-format", full)
+		ours := CheckRefName(full)
+		stricter := len(full) > maxRefName || strings.HasPrefix(name, "-") || name == "@" || strings.Contains(name, "/@/")
+		if (err == nil) != (ours == nil) && !(stricter && ours != nil) {
+			t.Errorf("%q: git says %v, we say %v", name, err, ours)
+		}
+	}
+}
