@@ -278,3 +278,24 @@ func (a *Applier) Differs(fd int, st fsx.Stat, m *Meta) (bool, error) {
 	}
 	return false, nil
 }
+
+// Withholds names what Apply would leave off for want of Options.System.
+func (a *Applier) Withholds(m *Meta) (what []string) {
+	if a.opts.System || m.Mode == 0 {
+		return nil
+	}
+	if m.Type() != TypeSymlink && m.Type() != TypeDir {
+		if m.Mode&unix.S_ISUID != 0 {
+			what = append(what, "setuid")
+		}
+		if m.Mode&unix.S_ISGID != 0 {
+			what = append(what, "setgid")
+		}
+	}
+	for _, x := range m.Extras.Xattrs {
+		if !ordinary(x.Name) && !covered(m, x.Name) {
+			what = append(what, x.Name)
+		}
+	}
+	return what
+}
