@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -65,7 +67,7 @@ func (a *app) restoreCommand() *cobra.Command {
 	f.StringArrayVar(&o.mapGroup, "map-group", nil, "the same for groups: `OLD=NEW`")
 	f.StringArrayVar(&o.mapUID, "map-uid", nil, "the same for user numbers: `OLD=NEW`")
 	f.StringArrayVar(&o.mapGID, "map-gid", nil, "the same for group numbers: `OLD=NEW`")
-	f.BoolVar(&o.sparse, "sparse", false, "leave holes where there are long runs of zeros")
+	f.BoolVar(&o.sparse, "sparse", true, "leave holes where there are long runs of zeros (--no-sparse: write them)")
 	f.StringVar(&o.overwrite, "overwrite", "if-changed", "what is there already: never, if-changed or always (`WHEN`)")
 	f.BoolVar(&o.remove, "delete", false, "remove what the save does not have, below what is restored")
 	f.BoolVar(&o.system, "system", false, "restore set-id bits, devices and system attributes anywhere")
@@ -86,7 +88,7 @@ func (a *app) restoreOptions(o restoring, args []string) (restore.Options, error
 	ro := restore.Options{
 		Out: o.outdir, Paths: args, Numeric: o.numeric, Sparse: o.sparse, Delete: o.remove,
 		System: o.system || a.name == "bup", DryRun: o.dryRun, Verify: o.verify, Workers: a.workers(),
-		Warn: a.ui.warn, Progress: a.restoreProgress,
+		Progress: a.restoreProgress,
 	}
 	when := map[string]restore.Overwrite{"never": restore.Never, "if-changed": restore.IfChanged, "always": restore.Always}
 	var ok bool
@@ -128,6 +130,13 @@ func (a *app) restore(ctx context.Context, o restoring, ro restore.Options) erro
 	defer a.closeRepo(r)
 	ro.Repo = r
 	start := a.now()
+	var damaged atomic.Bool
+	ro.Warn = func(path string, err error) {
+		if exitCode(context.Background(), err) == exitDamaged {
+			damaged.Store(true)
+		}
+		a.ui.warn(path, err)
+	}
 	var res restore.Result
 	if o.tar {
 		res, err = restore.Tar(ctx, ro, a.out)
@@ -141,23 +150,30 @@ func (a *app) restore(ctx context.Context, o restoring, ro restore.Options) erro
 	a.doc.result = restoreJSON(res)
 	a.ui.note("%s and %s written (%s), %s left alone, %s removed, %s", plural(res.Files, "file"), pluralOf(res.Dirs, "directory", "directories"),
 		formatSize(res.Bytes), formatCount(res.Kept), formatCount(res.Removed), formatSeconds(a.now().Sub(start)))
-	return restoreOutcome(res)
+	return restoreOutcome(res, damaged.Load())
 }
 
 // restoreOutcome is the outcome of a restore that may not have been complete.
-func restoreOutcome(r restore.Result) error {
+// That the repository is damaged is the graver news.
+func restoreOutcome(r restore.Result, damaged bool) error {
 	var parts []string
+	var advice []string
 	if r.Errors > 0 {
-		parts = append(parts, plural(r.Errors, "item")+" not, or not fully, restored")
+		parts = append(parts, plural(r.Errors, "item")+" not, or not fully, restored; the rest is")
 	}
-	if r.Withheld == 0 {
-		if parts == nil {
-			return nil
-		}
-		return &partialError{parts[0] + "; the rest is"}
+	if r.Withheld > 0 {
+		parts = append(parts, plural(r.Withheld, "system attribute")+" left off")
+		advice = append(advice, "--system restores set-id bits, devices and system attributes anywhere")
 	}
-	parts = append(parts, plural(r.Withheld, "system attribute")+" left off")
-	return withHint(&partialError{strings.Join(parts, ", ")}, "--system restores set-id bits, devices and system attributes anywhere")
+	msg := strings.Join(parts, ", and ")
+	switch {
+	case damaged:
+		return withHint(&codedError{exitDamaged, errors.New("the repository is damaged: " + msg)},
+			append(advice, "'fsck' tells which saves and paths are affected")...)
+	case msg == "":
+		return nil
+	}
+	return withHint(&partialError{msg}, advice...)
 }
 
 // listRestore names what is done to a path of the target.
