@@ -13,9 +13,10 @@ var (
 const (
 	// fastIn is what fast may load without asking: two times eight bytes.
 	fastIn = 16
-	// fastOut is what it may write: two literals, and a match, which is
-	// written in steps of eight.
-	fastOut = 2 + 258 + 8
+	// fastOut is what it may write without asking: three literals.
+	fastOut = 3
+	// beyond is how far past its end a match may be written.
+	beyond = 7
 )
 
 // block decodes the symbols of a block into dst from d on and returns where it
@@ -30,28 +31,28 @@ func (r *bitReader) block(dst []byte, d int, t *tables) (int, error) {
 
 // fast decodes symbols as long as there is room to spare on both sides.
 func (r *bitReader) fast(dst []byte, d int, t *tables) (nd int, end bool, err error) {
-	src, p, bits, n := r.src, r.p, r.bits, r.n
+	src, p, bits, n := r.src, r.p, r.bits, uint8(r.n)
 	for p <= len(src)-fastIn && d <= len(dst)-fastOut {
 		bits |= binary.LittleEndian.Uint64(src[p:]) << (n & 63)
-		p += int(63-n) >> 3
+		p += int((63 - n) >> 3)
 		n |= 56
 		// At most 33 of 56 bits go to three literals, 20 to a length.
 		e := t.lit[bits&(1<<litBits-1)]
 		if e&codeLiteral != 0 {
 			bits >>= e & 63
-			n -= uint(e & 63)
+			n -= uint8(e)
 			dst[d] = byte(e >> 16)
 			d++
 			e = t.lit[bits&(1<<litBits-1)]
 			if e&codeLiteral != 0 {
 				bits >>= e & 63
-				n -= uint(e & 63)
+				n -= uint8(e)
 				dst[d] = byte(e >> 16)
 				d++
 				e = t.lit[bits&(1<<litBits-1)]
 				if e&codeLiteral != 0 {
 					bits >>= e & 63
-					n -= uint(e & 63)
+					n -= uint8(e)
 					dst[d] = byte(e >> 16)
 					d++
 					continue
@@ -61,12 +62,12 @@ func (r *bitReader) fast(dst []byte, d int, t *tables) (nd int, end bool, err er
 		if e&codeSpecial != 0 {
 			if e&codeSecond != 0 {
 				bits >>= e & 63
-				n -= uint(e & 63)
+				n -= uint8(e)
 				e = t.lit[uint64(e>>16)+bits&(1<<(e>>8&15)-1)]
 			}
 			if e&(codeLiteral|codeSpecial) != 0 {
 				bits >>= e & 63
-				n -= uint(e & 63)
+				n -= uint8(e)
 				if e&codeLiteral != 0 {
 					dst[d] = byte(e >> 16)
 					d++
@@ -81,16 +82,16 @@ func (r *bitReader) fast(dst []byte, d int, t *tables) (nd int, end bool, err er
 		}
 		length := int(e>>16) + int(bits&(1<<(e&63)-1)>>(e>>8&15))
 		bits >>= e & 63
-		n -= uint(e & 63)
+		n -= uint8(e)
 
 		bits |= binary.LittleEndian.Uint64(src[p:]) << (n & 63)
-		p += int(63-n) >> 3
+		p += int((63 - n) >> 3)
 		n |= 56
 		e = t.dist[bits&(1<<distBits-1)]
 		if e&codeSpecial != 0 {
 			if e&codeSecond != 0 {
 				bits >>= e & 63
-				n -= uint(e & 63)
+				n -= uint8(e)
 				e = t.dist[uint64(e>>16)+bits&(1<<(e>>8&15)-1)]
 			}
 			if e&codeSpecial != 0 {
@@ -100,22 +101,28 @@ func (r *bitReader) fast(dst []byte, d int, t *tables) (nd int, end bool, err er
 		}
 		back := int(e>>16) + int(bits&(1<<(e&63)-1)>>(e>>8&15))
 		bits >>= e & 63
-		n -= uint(e & 63)
+		n -= uint8(e)
 		if back > d {
 			err = errDistance
 			break
 		}
+		if length > len(dst)-beyond-d {
+			if d, err = copyLast(dst, d, back, length); err != nil {
+				break
+			}
+			continue
+		}
 		copyMatch(dst, d, back, length)
 		d += length
 	}
-	r.p, r.bits, r.n = p, bits, n
+	r.p, r.bits, r.n = p, bits, uint(n)
 	return d, end, err
 }
 
 // copyMatch copies length bytes from back before d to d. It may write up to
 // seven bytes more, which are in dst.
 func copyMatch(dst []byte, d, back, length int) {
-	b := dst[d-back : d+length+7]
+	b := dst[d-back : d+length+beyond]
 	if back >= 8 {
 		for i := 0; i < length; i += 8 {
 			binary.LittleEndian.PutUint64(b[back+i:], binary.LittleEndian.Uint64(b[i:]))
@@ -178,12 +185,21 @@ func (r *bitReader) slow(dst []byte, d int, t *tables) (int, error) {
 		case back > d:
 			return d, errDistance
 		}
-		for ; length > 0 && d < len(dst); length-- {
-			dst[d] = dst[d-back]
-			d++
-		}
-		if length > 0 {
-			return d, errFull
+		var err error
+		if d, err = copyLast(dst, d, back, length); err != nil {
+			return d, err
 		}
 	}
+}
+
+// copyLast copies a match at the end of dst, where it may not fit.
+func copyLast(dst []byte, d, back, length int) (int, error) {
+	for ; length > 0 && d < len(dst); length-- {
+		dst[d] = dst[d-back]
+		d++
+	}
+	if length > 0 {
+		return d, errFull
+	}
+	return d, nil
 }
