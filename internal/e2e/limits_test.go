@@ -107,10 +107,11 @@ func TestDepth(t *testing.T) {
 				gitClean(t, repo)
 			}
 			if c.oracles && command(t, nil, "which", "bup").code == 0 {
-				b := t.TempDir()
-				must(t, "bup", "-d", repo, "restore", "-q", "-C", b, "x/latest"+src+"/.")
-				if got := depth(t, b); got != c.levels {
-					t.Errorf("bup: %d levels came back as %d", c.levels, got)
+				// bup restores by recursion, of which Python allows less than that.
+				b, skip := t.TempDir(), 200
+				must(t, "bup", "-d", repo, "restore", "-q", "-C", b, "x/latest"+src+strings.Repeat("/d", skip)+"/.")
+				if got := depth(t, b); got != c.levels-skip {
+					t.Errorf("bup: %d levels came back as %d", c.levels-skip, got)
 				}
 			}
 		})

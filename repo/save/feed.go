@@ -20,6 +20,10 @@ import (
 // the repository covers the unchanged files among them.
 const window = 1024
 
+// windowBytes is how long the paths of such records may be together: at twenty
+// thousand levels, one is as long as a file.
+const windowBytes = 1 << 18
+
 // An inode is a set of hard links within the index. The first of its paths, in
 // index order, names the set in the metadata of all members.
 type inode struct {
@@ -55,6 +59,8 @@ type feeder struct {
 	start  int // in b.buf: where the chunk being collected begins
 	cuts   []chunk.Cut
 	queued int64 // pieces not yet told of in an item
+
+	itemBytes int // of paths and attributes in the items since the last such flush
 
 	ids, missing []pack.ID
 	absent       map[pack.ID]bool
@@ -145,7 +151,9 @@ func (f *feeder) tell() {
 func (f *feeder) put(ctx context.Context, it item) error {
 	f.tell()
 	f.b.items = append(f.b.items, it)
-	if len(f.b.items) >= 4*window {
+	f.itemBytes += len(it.rec.Path) + len(it.extras)
+	if len(f.b.items) >= 4*window || f.itemBytes >= 2*windowBytes {
+		f.itemBytes = 0
 		return f.flush(ctx)
 	}
 	return nil
@@ -158,6 +166,7 @@ func (f *feeder) root(ctx context.Context, r *source) error {
 	}
 	it := f.o.Index.Records(r.src)
 	var recs []item
+	size := 0
 	for it.Next() {
 		ord := it.Ordinal()
 		if skip, ok := f.skips.at(ord); ok {
@@ -170,11 +179,12 @@ func (f *feeder) root(ctx context.Context, r *source) error {
 		} else {
 			recs = append(recs, item{ord: ord, rec: it.Record().Clone()})
 		}
-		if len(recs) == window {
+		size += len(recs[len(recs)-1].rec.Path)
+		if len(recs) == window || size >= windowBytes {
 			if err := f.records(ctx, r, recs); err != nil {
 				return err
 			}
-			recs = recs[:0]
+			recs, size = recs[:0], 0
 		}
 	}
 	if err := it.Err(); err != nil {

@@ -275,13 +275,14 @@ func (s *sink) parent(src *source, name string) *dirItems {
 	return src.open[len(src.open)-1]
 }
 
-// below returns the directory one step from dir towards name, which lies below it.
+// below returns the directory one step from dir towards name, which lies below
+// it. It is cut out of name: the directories of a deep path share its bytes.
 func below(dir, name string) string {
-	rest := name[len(strings.TrimSuffix(dir, "/"))+1:]
-	if i := strings.IndexByte(rest, '/'); i >= 0 {
-		rest = rest[:i]
+	from := len(strings.TrimSuffix(dir, "/")) + 1
+	if i := strings.IndexByte(name[from:], '/'); i >= 0 {
+		return name[:from+i]
 	}
-	return path.Join(dir, rest)
+	return name
 }
 
 func (s *sink) newDir(name string) *dirItems {
