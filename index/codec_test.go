@@ -88,6 +88,9 @@ func randomRecords(r *rand.Rand, n int, id bool) []Record {
 		if r.IntN(10) == 0 {
 			rec.Extras = []byte(strings.Repeat("e", 1+r.IntN(3000)))
 		}
+		if r.IntN(10) == 0 {
+			rec.Files, rec.Bytes = 1+r.Uint64()>>uint(r.IntN(64)), r.Uint64()>>uint(r.IntN(64))
+		}
 	}
 	return recs
 }
@@ -228,7 +231,8 @@ func TestNonCanonical(t *testing.T) {
 		"whole mtime":    without(mtimeWhole, 10, 0, 0, 0, 0),
 		"ctime":          without(ctimeIsMtime, 10, 2, 0, 0, 0, 0),
 		"git mode":       without(sameGitMode, 10, 0),
-		"state bit":      set(4, good[4]|0x80),
+		"zero files":     append(set(4, good[4]|hasTotals), 0, 0),
+		"half of totals": append(set(4, good[4]|hasTotals), 1),
 		"short bit":      set(6, good[6]|0x80),
 		"valid not here": set(4, byte(Valid)),
 		"empty target":   append(set(4, good[4]|hasTarget), 0),

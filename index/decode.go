@@ -52,9 +52,6 @@ func (d *decoder) next() bool {
 	}
 
 	state := d.byte()
-	if state&^stateBits != 0 {
-		return d.fail("unknown state bits")
-	}
 	d.rec.Flags = Flags(state) & (Exists | Valid)
 	if d.rec.Flags == Valid {
 		return d.fail("valid, but does not exist")
@@ -135,7 +132,7 @@ func (d *decoder) time(prev fsx.Time, whole bool) fsx.Time {
 // tail decodes what only some records have.
 func (d *decoder) tail(state byte) {
 	r := &d.rec
-	r.ID, r.Chunker, r.Target, r.Extras, r.Below = pack.ID{}, "", "", nil, 0
+	r.ID, r.Chunker, r.Target, r.Extras, r.Below, r.Files, r.Bytes = pack.ID{}, "", "", nil, 0, 0, 0
 	if state&hasID != 0 {
 		id, rest, ok := pack.CutID(d.b[d.pos:])
 		if !ok || id.IsZero() {
@@ -155,6 +152,11 @@ func (d *decoder) tail(state byte) {
 	}
 	if state&hasBelow != 0 {
 		if r.Below = d.uvarint(); r.Below == 0 {
+			d.fail("nothing where there should be something")
+		}
+	}
+	if state&hasTotals != 0 {
+		if r.Files, r.Bytes = d.uvarint(), d.uvarint(); r.Files == 0 {
 			d.fail("nothing where there should be something")
 		}
 	}

@@ -73,6 +73,8 @@
 //	[uvarint, …  length of the symbolic link's target, not 0, and the target]
 //	[uvarint, …  length of the extras, not 0, and the extras]
 //	[uvarint  number of records below this one, not 0]
+//	[uvarint, uvarint  what the id of a directory holds: items that are no
+//	          directories, not 0, and the sum of their sizes]
 //
 // The chunkers have no table for the whole file, because it would have to be
 // carried along, and grow, as long as one block is taken over from old versions.
@@ -86,6 +88,7 @@
 //	0x10   a target follows
 //	0x20   extras follow
 //	0x40   the number of records below follows
+//	0x80   what the id holds follows
 //
 // Abbreviations; each bit is set if what it says is true, and the field is
 // left out then:

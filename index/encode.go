@@ -25,7 +25,7 @@ const (
 	hasTarget  = 0x10
 	hasExtras  = 0x20
 	hasBelow   = 0x40
-	stateBits  = 0x7f
+	hasTotals  = 0x80
 )
 
 // The bits of a record's word of abbreviations: each says something of a field
@@ -116,6 +116,10 @@ func (e *encoder) append(r *Record) error {
 	if r.Below > 0 {
 		b = binary.AppendUvarint(b, r.Below)
 	}
+	if r.Files > 0 {
+		b = binary.AppendUvarint(b, r.Files)
+		b = binary.AppendUvarint(b, r.Bytes)
+	}
 	e.buf, e.stat, e.gitMode = b, r.Stat, r.GitMode
 	e.count++
 	return nil
@@ -138,6 +142,9 @@ func (r *Record) state() byte {
 	}
 	if r.Below > 0 {
 		s |= hasBelow
+	}
+	if r.Files > 0 {
+		s |= hasTotals
 	}
 	return s
 }
@@ -231,6 +238,8 @@ func checkRecord(r *Record) string {
 		return "valid, but does not exist"
 	case r.Stat.Size < 0 || r.Stat.Size > maxSize || r.Stat.Blocks < 0:
 		return "size out of range"
+	case r.Files == 0 && r.Bytes > 0:
+		return "bytes in no files"
 	}
 	for _, t := range [...]fsx.Time{r.Stat.Mtime, r.Stat.Ctime, r.Stat.Atime} {
 		if t.Nsec < 0 || t.Nsec > 999_999_999 {

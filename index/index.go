@@ -20,6 +20,9 @@ type Record struct {
 	Target  string  // of a symbolic link
 	Extras  []byte  // encoded meta.Extras, as read when ID was saved
 	Below   uint64  // of a directory: the number of records below it
+	// Of a directory, what ID holds at any depth: items that are no directories,
+	// and the sum of their sizes. A save that takes ID over unread can count them.
+	Files, Bytes uint64
 }
 
 // Flags are the states of a record.
