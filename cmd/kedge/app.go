@@ -134,6 +134,7 @@ func (a *app) finish(ctx context.Context, cmd *cobra.Command, err error) int {
 	switch {
 	case errors.As(err, &partial):
 		a.ui.line("%s", partial.msg)
+		a.ui.hints(advice)
 	case err != nil:
 		a.ui.fail(err, advice)
 	}
@@ -176,7 +177,7 @@ func (a *app) root() *cobra.Command {
 	root.Flags().BoolP("version", "V", false, "print the version")
 	root.AddCommand(
 		a.initCommand(), a.backupCommand(), a.indexCommand(), a.saveCommand(),
-		a.lsCommand(), a.catFileCommand(), a.restoreCommand(),
+		a.lsCommand(), a.catFileCommand(), a.restoreCommand(), a.fsckCommand(),
 		a.versionCommand(), a.completionCommand(), a.manCommand(), a.exitCodesTopic(),
 	)
 	root.SetHelpCommand(a.helpCommand())

@@ -77,7 +77,7 @@ func (a *app) backup(ctx context.Context, s saving, w walk, n newRepo, o save.Op
 			return err
 		}
 	}
-	res, err := a.save(ctx, r, o, s.indexFile)
+	res, err := a.save(ctx, r, o, s.indexFile, false)
 	if err != nil {
 		return err
 	}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"strings"
 	"syscall"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
 	"github.com/kedgebackup/kedge/repo"
+	"github.com/kedgebackup/kedge/repo/save"
 )
 
 // The exit codes. A script may rely on them: they are part of the interface,
@@ -97,6 +99,7 @@ func exitCode(ctx context.Context, err error) int {
 		busy     *repo.BusyError
 		notDir   *repo.NotDirError
 		noLink   *repo.LinkError
+		unknown  *save.NotIndexedError
 	)
 	switch {
 	case err == nil:
@@ -109,7 +112,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case errors.As(err, &partial):
 		return exitPartial
-	case errors.As(err, &notFound), errors.As(err, &notDir), errors.As(err, &noLink):
+	case errors.As(err, &notFound), errors.As(err, &notDir), errors.As(err, &noLink), errors.As(err, &unknown):
 		return exitNotFound
 	case errors.As(err, &corrupt), errors.As(err, &missing):
 		return exitDamaged
@@ -166,6 +169,8 @@ func notFoundHints(name string, e *repo.NotFoundError) []string {
 		h = append(h, fmt.Sprintf("'%s init' makes one; -d DIR or $%s says where it is", name, dirVariable(name)))
 	case "name":
 		h = append(h, fmt.Sprintf("'%s ls' lists the save names", name))
+	case "save":
+		h = append(h, fmt.Sprintf("'%s ls %s' lists the saves; latest is the newest", name, escape(path.Dir(e.Name))))
 	}
 	return h
 }

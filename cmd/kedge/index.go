@@ -226,6 +226,9 @@ func (a *app) listIndex(m indexModes, file string, args []string) error {
 		return indexError(file, err)
 	}
 	defer ix.Close()
+	if err := a.doc.begin(a, "index"); err != nil {
+		return err
+	}
 	if len(args) == 0 {
 		args = []string{"."}
 	}
@@ -277,7 +280,7 @@ func (a *app) listRecord(m indexModes, r *index.Record, root, arg string) error 
 		if !r.ID.IsZero() {
 			e.ID = r.ID.String()
 		}
-		return a.doc.entry(a, "index", e)
+		return a.doc.entry(a, e)
 	}
 	var line []byte
 	if m.status {

@@ -17,25 +17,34 @@ const jsonFormat = "kedge-json/1"
 //
 //	{"format":"kedge-json/1","command":"save","result":{…},"exit":0,"warnings":0}
 //
-// Listings have "entries":[…] instead of "result". They are written as they
+// Listings have "entries":[…] in front of "result". They are written as they
 // come, one line each, so that a listing of any length needs no memory.
 type jsonDoc struct {
 	result  any
-	started bool // "entries":[ is written
+	listing bool // "entries":[ is written
 	entries int64
 }
 
-// entry writes one entry of a listing.
-func (d *jsonDoc) entry(a *app, command string, v any) error {
-	head := ",\n"
-	if !d.started {
-		head = jsonHead(command) + `,"entries":[` + "\n"
-		d.started = true
+// begin begins a listing, which may stay empty. Without --json it does nothing.
+func (d *jsonDoc) begin(a *app, command string) error {
+	if !a.common.json || d.listing {
+		return nil
 	}
+	d.listing = true
+	return a.print([]byte(jsonHead(command) + `,"entries":[`))
+}
+
+// entry writes one entry of a listing.
+func (d *jsonDoc) entry(a *app, v any) error {
 	body, err := marshal(v)
 	if err != nil {
 		return err
 	}
+	head := ",\n"
+	if d.entries == 0 {
+		head = "\n"
+	}
+	d.entries++
 	return a.print(append([]byte(head), body...))
 }
 
@@ -49,19 +58,18 @@ func (d *jsonDoc) end(a *app, command string, code int, err error, hints []strin
 		tail.Error = err.Error()
 	}
 	var b bytes.Buffer
-	switch {
-	case d.started:
+	if d.listing {
 		b.WriteString("\n]")
-	default:
+	} else {
 		b.WriteString(jsonHead(command))
-		if d.result != nil {
-			b.WriteString(`,"result":`)
-			body, merr := marshal(d.result)
-			if merr != nil {
-				body = []byte("null")
-			}
-			b.Write(body)
+	}
+	if d.result != nil {
+		b.WriteString(`,"result":`)
+		body, merr := marshal(d.result)
+		if merr != nil {
+			body = []byte("null")
 		}
+		b.Write(body)
 	}
 	body, _ := marshal(tail)
 	b.WriteByte(',')

@@ -48,17 +48,22 @@ func TestJSONDoc(t *testing.T) {
 	}{
 		{func(a *app) error { return nil },
 			`{"format":"kedge-json/1","command":"version","exit":0,"warnings":0}`},
+		{func(a *app) error { return a.doc.begin(a, "version") },
+			`{"format":"kedge-json/1","command":"version","entries":[
+],"exit":0,"warnings":0}`},
 		{func(a *app) error { a.doc.result = initResult{ID: "x"}; return nil },
 			`{"format":"kedge-json/1","command":"version","result":{"repository":{"name":""},"id":"x","version":0,"chunker":""},"exit":0,"warnings":0}`},
 		{func(a *app) error {
-			a.doc.entry(a, "version", nameJSON("a"))
-			a.doc.entry(a, "version", nameJSON("b"))
+			a.doc.begin(a, "version")
+			a.doc.entry(a, nameJSON("a"))
+			a.doc.entry(a, nameJSON("b"))
+			a.doc.result = jsonTail{}
 			a.ui.warn("/x", errors.New("y"))
 			return withHint(&partialError{"one missing"}, "look")
 		}, `{"format":"kedge-json/1","command":"version","entries":[
 {"name":"a"},
 {"name":"b"}
-],"exit":3,"warnings":1,"error":"one missing","hints":["look"]}`},
+],"result":{"exit":0,"warnings":0},"exit":3,"warnings":1,"error":"one missing","hints":["look"]}`},
 	} {
 		var out strings.Builder
 		a := newApp("kedge", world{Stdout: &out, Stderr: io.Discard, FS: &fsx.FS{}})
@@ -108,7 +113,7 @@ func TestJSONDocumented(t *testing.T) {
 		}
 	}
 	for _, v := range []any{jsonTail{}, jsonName{}, initResult{}, updateResult{}, indexEntry{}, saveResult{}, backupResult{},
-		restoreResult{}, versionResult{}, lsEntry{}} {
+		restoreResult{}, versionResult{}, lsEntry{}, fsckResult{}, fsckEntry{}} {
 		check(reflect.TypeOf(v))
 	}
 }

@@ -29,8 +29,8 @@ Symbolic links are followed, but not at the end of a path with -d; an absolute o
 begins again at the top of this tree. If PATH is no directory, or with -d, PATH itself
 is listed.
 
--l shows mode, owner, size and time. The size of a save is that of all its files, and
-it is marked if parts of the source could not be read.
+-l shows mode, owner, size and time. The size of a save is how many bytes were read for
+it, and it is marked if parts of the source could not be read.
 
 Names are bytes. A terminal gets those escaped that it could not show, a pipe gets
 them as they are, one to a line.`
@@ -95,6 +95,9 @@ type lister struct {
 // paths lists one path after the other. One that fails is told of, and the
 // others are listed all the same.
 func (l *lister) paths(args []string) error {
+	if err := l.a.doc.begin(l.a, "ls"); err != nil {
+		return err
+	}
 	var failed error
 	for _, arg := range args {
 		err := l.path(arg, len(args) > 1)
@@ -272,7 +275,7 @@ func (l *lister) flush() error {
 	l.said = true
 	if l.a.common.json {
 		for _, r := range rows {
-			if err := l.a.doc.entry(l.a, "ls", r.entry()); err != nil {
+			if err := l.a.doc.entry(l.a, r.entry()); err != nil {
 				return err
 			}
 		}

@@ -101,7 +101,7 @@ func (a *app) saveCommand() *cobra.Command {
 			return err
 		}
 		defer a.closeRepo(r)
-		res, err := a.save(ctx, r, o, s.indexFile)
+		res, err := a.save(ctx, r, o, s.indexFile, true)
 		if err != nil {
 			return err
 		}
@@ -209,7 +209,9 @@ func (a *app) streams(s saving, o *save.Options) error {
 }
 
 // save runs the pipeline. It needs the index only if there are paths to save.
-func (a *app) save(ctx context.Context, r repo.Repo, o save.Options, indexFile string) (save.Result, error) {
+// With all, each of them must be in the index; without, those that the walk
+// could not find are left out: it has said so.
+func (a *app) save(ctx context.Context, r repo.Repo, o save.Options, indexFile string, all bool) (save.Result, error) {
 	o.Repo = r
 	if len(o.Roots) > 0 {
 		if indexFile == "" {
@@ -225,10 +227,34 @@ func (a *app) save(ctx context.Context, r repo.Repo, o save.Options, indexFile s
 		}
 		defer ix.Close()
 		o.Index = ix
+		if o.Roots, err = indexed(ix, o.Roots, all); err != nil {
+			return save.Result{}, indexError(indexFile, err)
+		}
 	}
 	res, err := save.Run(ctx, o)
 	a.ui.done()
 	return res, err
+}
+
+// indexed returns those roots that are in the index. With all, one that is not
+// is an error, because nobody asks for a save of half of what he named.
+func indexed(ix *index.File, roots []string, all bool) (found []string, err error) {
+	var missing error
+	for _, root := range roots {
+		rec, _, ok, err := ix.Lookup(root)
+		switch {
+		case err != nil:
+			return nil, err
+		case ok && rec.Flags&index.Exists != 0:
+			found = append(found, root)
+		case missing == nil:
+			missing = withHint(&save.NotIndexedError{Path: root}, "'index PATH' notes what is there; 'backup PATH' does that and saves")
+		}
+	}
+	if missing != nil && (all || len(found) == 0) {
+		return nil, missing
+	}
+	return found, nil
 }
 
 // printIDs prints the ids that -t and -c ask for.

@@ -98,6 +98,11 @@ func (u *tui) warned() int64 {
 // fail writes the last words of a failed command.
 func (u *tui) fail(err error, hints []string) {
 	u.line("error: %s", escapeText(err.Error()))
+	u.hints(hints)
+}
+
+// hints writes what may help.
+func (u *tui) hints(hints []string) {
 	for _, h := range hints {
 		u.line("hint: %s", escapeText(h))
 	}
