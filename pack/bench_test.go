@@ -103,3 +103,31 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkFind(b *testing.B) {
+	recs := randomRecords(200_000, 1<<30)
+	others := randomRecords(5000, 1<<20)
+	x, err := openIdx(idxV2(b, recs))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, filtered := range []bool{false, true} {
+		for _, hit := range []bool{true, false} {
+			b.Run(fmt.Sprintf("filter=%v/hit=%v", filtered, hit), func(b *testing.B) {
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					id := recs[i*7%len(recs)].ID
+					if !hit {
+						id = others[i%len(others)].ID
+					}
+					if _, ok, err := x.Find(id); err != nil || ok != hit {
+						b.Fatal(ok, err)
+					}
+				}
+			})
+		}
+		if err := x.BuildFilter(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

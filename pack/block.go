@@ -30,6 +30,13 @@ func (r *bitReader) block(dst []byte, d int, t *tables) (int, error) {
 }
 
 // fast decodes symbols as long as there is room to spare on both sides.
+//
+// What it waits for is the look-up of one code after the other, and branches
+// that no processor foresees. Measured on chunks of 10 KiB of a database dump,
+// these did not help: a fourth literal per refill (9 % slower), first tables of
+// 9 or 10 bits (11 % and 1 % slower), copying matches in line (5 % slower), and
+// entries that stand for two literals, whose making costs more than it saves
+// as long as every chunk brings its own code (5 % slower, on source code 20 %).
 func (r *bitReader) fast(dst []byte, d int, t *tables) (nd int, end bool, err error) {
 	src, p, bits, n := r.src, r.p, r.bits, uint8(r.n)
 	for p <= len(src)-fastIn && d <= len(dst)-fastOut {

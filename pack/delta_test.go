@@ -131,7 +131,7 @@ func TestDepth(t *testing.T) {
 	if err != nil || typ != Blob || string(got) != body {
 		t.Fatalf("%v %q, %v", typ, got, err)
 	}
-	es, _ = chain(5000)
+	es, _ = chain(1000)
 	p, err = openPack(rawPack(es...))
 	if err != nil {
 		t.Fatal(err)

@@ -181,11 +181,19 @@ func TestGitReadsOurs(t *testing.T) {
 				t.Error("git index-pack makes another idx of our pack")
 			}
 			git(t, repo, nil, "verify-pack", base+".idx")
+			want := map[ID]string{}
 			for _, o := range objs {
+				want[Sum(o.t, o.body)] = string(o.body)
+			}
+			for _, o := range gitObjects(t, repo) {
 				id := Sum(o.t, o.body)
-				if got := git(t, repo, nil, "cat-file", o.t.String(), id.String()); got != string(o.body) {
+				if want[id] != string(o.body) {
 					t.Errorf("git reads other bytes in %v", id)
 				}
+				delete(want, id)
+			}
+			if len(want) != 0 {
+				t.Errorf("git misses %d objects", len(want))
 			}
 			checkPair(t, base, objs)
 		})
@@ -307,18 +315,20 @@ func deltaRepo(t testing.TB) string {
 	for i := range big {
 		big[i] = byte(rnd.Uint32())
 	}
+	var in bytes.Buffer
 	for round := range 60 {
 		text[rnd.IntN(len(text))] = fmt.Sprint("round ", round)
 		big[rnd.IntN(len(big))]++
-		for name, b := range map[string][]byte{"text": []byte(strings.Join(text, "\n")), "big": big} {
-			if err := os.WriteFile(filepath.Join(repo, name), b, 0o666); err != nil {
-				t.Fatal(err)
-			}
-		}
-		git(t, repo, nil, "add", ".")
-		git(t, repo, nil, "commit", "-q", "-m", fmt.Sprint("round ", round))
+		data := func(b string) { fmt.Fprintf(&in, "data %d\n%s\n", len(b), b) }
+		fmt.Fprintf(&in, "commit refs/heads/main\ncommitter a <a@b> %d +0000\n", 1700000000+round)
+		data(fmt.Sprint("round ", round))
+		in.WriteString("M 100644 inline text\n")
+		data(strings.Join(text, "\n"))
+		in.WriteString("M 100644 inline big\n")
+		data(string(big))
 	}
-	git(t, repo, nil, "tag", "-m", "a tag", "v1")
+	in.WriteString("tag v1\nfrom refs/heads/main\ntagger a <a@b> 1700000000 +0000\ndata 5\na tag\n")
+	git(t, repo, in.Bytes(), "fast-import", "--quiet", "--depth=0")
 	git(t, repo, nil, "repack", "-q", "-adf", "--depth=50", "--window=60")
 	return repo
 }

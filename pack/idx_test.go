@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -379,32 +380,29 @@ func useIdx(r io.ReaderAt, size int64, recs []Record) error {
 	return x.Records(func(Record) error { return nil })
 }
 
-func TestFilter(t *testing.T) {
-	recs := randomRecords(120_000, 1<<20)
-	f := NewFilter(100_000)
-	for _, r := range recs[:100_000] {
-		f.Add(r.ID)
+// TestIdxTogether looks ids up from several goroutines while one builds the filter.
+func TestIdxTogether(t *testing.T) {
+	recs := randomRecords(2000, 1<<40)
+	x, err := openIdx(idxV2(t, recs))
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, r := range recs[:100_000] {
-		if !f.Has(r.ID) {
-			t.Fatal("an id is denied")
-		}
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			if i == 0 {
+				if err := x.BuildFilter(); err != nil {
+					t.Error(err)
+				}
+			}
+			for _, r := range recs {
+				if off, ok, err := x.Find(r.ID); !ok || err != nil || off != r.Off {
+					t.Errorf("%v: %d, %v, %v", r, off, ok, err)
+				}
+			}
+		})
 	}
-	wrong := 0
-	for _, r := range recs[100_000:] {
-		if f.Has(r.ID) {
-			wrong++
-		}
-	}
-	if wrong > 20_000/50 {
-		t.Errorf("%d of 20000 are confirmed without having been added", wrong)
-	}
-	if bits := len(f.lines) * 512; bits > 100_000*filterBits+512 {
-		t.Errorf("%d bits", bits)
-	}
-	if NewFilter(0).Has(recs[0].ID) {
-		t.Error("an empty filter confirms")
-	}
+	all.Wait()
 }
 
 func FuzzIdx(f *testing.F) {
@@ -455,32 +453,4 @@ func FuzzIdx(f *testing.F) {
 			}
 		}
 	})
-}
-
-func BenchmarkFind(b *testing.B) {
-	recs := randomRecords(200_000, 1<<30)
-	others := randomRecords(5000, 1<<20)
-	x, err := openIdx(idxV2(b, recs))
-	if err != nil {
-		b.Fatal(err)
-	}
-	for _, filtered := range []bool{false, true} {
-		for _, hit := range []bool{true, false} {
-			b.Run(fmt.Sprintf("filter=%v/hit=%v", filtered, hit), func(b *testing.B) {
-				b.ReportAllocs()
-				for i := 0; b.Loop(); i++ {
-					id := recs[i*7%len(recs)].ID
-					if !hit {
-						id = others[i%len(others)].ID
-					}
-					if _, ok, err := x.Find(id); err != nil || ok != hit {
-						b.Fatal(ok, err)
-					}
-				}
-			})
-		}
-		if err := x.BuildFilter(); err != nil {
-			b.Fatal(err)
-		}
-	}
 }
