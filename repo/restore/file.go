@@ -156,8 +156,9 @@ func (f *file) release(r *run) {
 	f.complete(r, t)
 }
 
-// holeSize is the least run of zeros that becomes a hole, and what its ends are
-// multiples of.
+// holeSize is the size of the blocks that become holes if they are all zero. Of
+// a chunk that begins or ends within a block, the part of that block counts: what
+// is not written into a new file is zero whatever its size.
 const holeSize = 4096
 
 var zeroBlock [holeSize]byte
@@ -208,7 +209,7 @@ func block(b []byte, off int64) int {
 func dataLen(b []byte, off int64) (n int) {
 	for n < len(b) {
 		k := block(b[n:], off+int64(n))
-		if k == holeSize && bytes.Equal(b[n:n+k], zeroBlock[:]) {
+		if bytes.Equal(b[n:n+k], zeroBlock[:k]) {
 			break
 		}
 		n += k
@@ -220,7 +221,7 @@ func dataLen(b []byte, off int64) (n int) {
 func holeLen(b []byte, off int64) (n int) {
 	for n < len(b) {
 		k := block(b[n:], off+int64(n))
-		if k < holeSize || !bytes.Equal(b[n:n+k], zeroBlock[:]) {
+		if !bytes.Equal(b[n:n+k], zeroBlock[:k]) {
 			break
 		}
 		n += k

@@ -82,7 +82,6 @@ func (r *run) remove(f *folder, name string) {
 
 // finishSelf gives a folder its metadata.
 func (r *run) finishSelf(f *folder) {
-	path := f.path()
 	if !f.dress {
 		return
 	}
@@ -92,7 +91,7 @@ func (r *run) finishSelf(f *folder) {
 	}
 	a, err := r.applier()
 	if err != nil {
-		r.fail(path, err)
+		r.fail(f.path(), err)
 		return
 	}
 	defer r.free(a)
@@ -100,7 +99,7 @@ func (r *run) finishSelf(f *folder) {
 		st, err := f.dir.Stat()
 		if err == nil {
 			if differs, derr := a.Differs(f.dir.Fd(), st, &f.meta); !differs && derr == nil {
-				r.withhold(path, a.Withholds(&f.meta)...)
+				r.missing(&item{f: f, meta: f.meta}, a)
 				r.done(f, "", kept, 0)
 				return
 			}

@@ -343,10 +343,17 @@ func (r *run) keepFile(f *file) (keep bool, err error) {
 	return true, nil
 }
 
+// missing counts what an item is not given.
+func (r *run) missing(it *item, a *meta.Applier) {
+	if what := a.Withholds(&it.meta); len(what) > 0 {
+		r.withhold(it.path(), what...)
+	}
+}
+
 // dry counts an item of a dry run that would be written.
 func (r *run) dry(it *item, size int64) {
 	if a, err := r.applier(); err == nil {
-		r.withhold(it.path(), a.Withholds(&it.meta)...)
+		r.missing(it, a)
 		r.free(a)
 	}
 	r.done(it.f, it.name, written, size)
