@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
-	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
@@ -19,10 +20,10 @@ const (
 
 // kedge/closed lists the packs of which it was proved that every object in
 // them has everything below it in the repository (I9). A line is the name of a
-// pack without its ending:
+// pack without its ending, and the sizes of its pack and idx files in bytes:
 //
-//	pack-4b825dc642cb6eb9a060e54bf8d69288fbee4904
-//	uses pack-e69de29bb2d1d6434b8b29ae775ad8c2e48c5391
+//	pack-4b825dc642cb6eb9a060e54bf8d69288fbee4904 1048 1156
+//	uses pack-e69de29bb2d1d6434b8b29ae775ad8c2e48c5391 23 1100
 //
 // "uses" stands before a pack that is not closed, while the proof of another
 // one rests on objects in it that were looked at one by one.
@@ -33,71 +34,104 @@ const (
 //
 // A proof holds as long as nobody takes packs away. Kedge's own gc takes names
 // off the list before it hides packs. If a pack of the list is not in the
-// repository, somebody else has (git repack, bup gc, rm), and then no line is
-// believed: what counts is proved anew, and the list is replaced.
+// repository, or not of that size, somebody else has (git repack, bup gc, rm, a
+// damaged disk), and then no line is believed: what counts is proved anew, and
+// the list is replaced.
 
-// parseClosed returns the names in the file, in its order.
-func parseClosed(text []byte) (closed, uses []string) {
-	for line := range bytes.Lines(text) {
-		name, whole := strings.CutSuffix(string(line), "\n")
-		name, isUse := strings.CutPrefix(name, "uses ")
-		hex, isPack := strings.CutPrefix(name, "pack-")
-		if _, err := pack.ParseID(hex); !whole || !isPack || err != nil {
-			continue
-		}
-		if isUse {
-			uses = append(uses, name)
-		} else {
-			closed = append(closed, name)
+// closedLine is one line of the list.
+type closedLine struct {
+	uses          bool
+	name          string
+	size, idxSize int64
+}
+
+// append appends the line.
+func (l closedLine) append(dst []byte) []byte {
+	if l.uses {
+		dst = append(dst, "uses "...)
+	}
+	return fmt.Appendf(dst, "%s %d %d\n", l.name, l.size, l.idxSize)
+}
+
+// lineOf returns the line for a pack.
+func lineOf(f *packFile, uses bool) closedLine {
+	return closedLine{uses, f.name, f.size, f.idxSize}
+}
+
+// parseClosed returns the lines of the file, in its order.
+func parseClosed(text []byte) (lines []closedLine) {
+	for raw := range bytes.Lines(text) {
+		l, ok := parseClosedLine(string(raw))
+		if ok {
+			lines = append(lines, l)
 		}
 	}
-	return closed, uses
+	return lines
+}
+
+func parseClosedLine(raw string) (l closedLine, ok bool) {
+	rest, uses := strings.CutPrefix(raw, "uses ")
+	name, sizes, _ := strings.Cut(rest, " ")
+	size, idxSize, _ := strings.Cut(strings.TrimSuffix(sizes, "\n"), " ")
+	hex, isPack := strings.CutPrefix(name, "pack-")
+	_, err := pack.ParseID(hex)
+	n, err1 := strconv.ParseInt(size, 10, 64)
+	m, err2 := strconv.ParseInt(idxSize, 10, 64)
+	if !isPack || firstErr(err, err1, err2) != nil {
+		return l, false
+	}
+	l = closedLine{uses, name, n, m}
+	return l, string(l.append(nil)) == raw
 }
 
 // closedPacks reads the list.
-func (d *Dir) closedPacks() (closed, uses []string, err error) {
+func (d *Dir) closedPacks() ([]closedLine, error) {
 	text, err := d.fs.ReadFile(d.name(fileClosed), maxClosed)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		return nil, nil, err
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	closed, uses = parseClosed(text)
-	return closed, uses, nil
+	return parseClosed(text), err
+}
+
+// holds reports whether the pack of a line is there as it was.
+func (t *table) holds(l closedLine) bool {
+	f := t.byName[l.name]
+	return f != nil && f.size == l.size && f.idxSize == l.idxSize && f.damage.Load() == nil
 }
 
 // markClosed marks the packs of a table that are on the list. What this
 // process has proved itself stays, unless packs were taken away since.
-func (p *Packs) markClosed(t *table, closed, uses []string) {
+func (p *Packs) markClosed(t *table, lines []closedLine) {
 	lost := false
-	for _, name := range append(slices.Clone(uses), closed...) {
-		lost = lost || t.byName[name] == nil
+	for _, l := range lines {
+		lost = lost || !t.holds(l)
 	}
 	for name, f := range p.table.Load().byName {
-		if t.byName[name] == nil {
+		if t.byName[name] != f {
 			p.proof.stale.Store(true)
 			lost = lost || f.closed.Load() || f.relied.Load()
 		}
 	}
 	if lost {
-		p.proof.stale.Store(true)
+		p.distrust(t)
+		return
 	}
+	for _, l := range lines {
+		t.byName[l.name].closed.Store(!l.uses || t.byName[l.name].closed.Load())
+	}
+}
+
+// distrust forgets all proofs.
+func (p *Packs) distrust(t *table) {
+	p.proof.stale.Store(true)
 	for _, f := range t.packs {
-		if lost {
-			f.closed.Store(false)
-		}
-	}
-	for _, name := range closed {
-		if !lost {
-			t.byName[name].closed.Store(true)
-		}
+		f.closed.Store(false)
 	}
 }
 
 // addClosed lists packs as closed and makes that durable: flock, [truncate],
-// write, fsync, close. If the list holds names of packs that are gone, it is
-// replaced by one of those that are proved.
+// write, fsync, close. If the list is not to be believed any more, it is
+// replaced by one of the packs that are proved.
 func (p *Packs) addClosed(ctx context.Context, packs []*packFile) error {
 	if p.readOnly || len(packs) == 0 {
 		return nil
@@ -111,48 +145,51 @@ func (p *Packs) addClosed(ctx context.Context, packs []*packFile) error {
 	if err != nil {
 		return err
 	}
-	closed, uses := parseClosed(text)
-	listed := make(map[string]bool)
+	listed := make(map[closedLine]bool)
 	stale := false
-	for _, name := range uses {
-		listed["uses "+name] = true
-	}
-	for _, name := range closed {
-		listed[name] = true
-	}
-	for _, name := range append(uses, closed...) {
-		// Somebody may have published a pack that is not in the table yet.
-		if p.table.Load().byName[name] == nil {
-			_, err := p.dir.fs.Lstat(p.dir.name(dirPacks + "/" + name + ".pack"))
-			stale = stale || errors.Is(err, fs.ErrNotExist)
-		}
+	for _, l := range parseClosed(text) {
+		listed[l] = true
+		stale = stale || !p.table.Load().holds(l)
 	}
 	if stale {
-		// Looking again makes the packs open whose proofs may have rested on
-		// those that were taken away.
+		// Somebody may have published a pack that is not in the table yet. If
+		// not, looking again makes the packs open whose proofs may have rested
+		// on those that were taken away.
 		if err := p.refresh(ctx); err != nil {
 			return err
 		}
-		packs, listed = p.table.Load().packs, nil
+		stale = false
+		for l := range listed {
+			stale = stale || !p.table.Load().holds(l)
+		}
+	}
+	t := p.table.Load()
+	if stale {
+		packs = t.packs
+		clear(listed)
 	}
 	var add []byte
-	for _, f := range p.table.Load().packs {
-		if f.relied.Load() && !f.closed.Load() && !listed["uses "+f.name] {
-			add = append(append(append(add, "uses "...), f.name...), '\n')
+	for _, f := range t.packs {
+		if l := lineOf(f, true); f.relied.Load() && !f.closed.Load() && !listed[l] {
+			add = l.append(add)
 		}
 	}
 	for _, f := range packs {
-		if f.closed.Load() && !listed[f.name] {
-			add = append(append(add, f.name...), '\n')
+		if l := lineOf(f, false); f.closed.Load() && !listed[l] {
+			add = l.append(add)
 		}
 	}
 	if stale {
 		return p.dir.fs.Replace(p.dir.name(fileClosed), add, modeState)
 	}
+	return appendLines(lock.File(), text, add)
+}
+
+// appendLines appends to a file of lines, in place of a torn last one.
+func appendLines(f *fsx.File, text, add []byte) error {
 	if len(add) == 0 {
 		return nil
 	}
-	f := lock.File()
 	good := int64(bytes.LastIndexByte(text, '\n') + 1)
 	if good < int64(len(text)) {
 		if err := f.Truncate(good); err != nil {

@@ -100,18 +100,6 @@ func (p *Packs) findIn(f *packFile, id pack.ID) (place, bool, error) {
 	return place{f, off}, ok, nil
 }
 
-// lost makes a pack absent whose idx cannot be read any more. Other errors
-// speak of the attempt and not of the file, and are returned.
-func (p *Packs) lost(f *packFile, err error) error {
-	if errors.As(err, new(*pack.CorruptError)) {
-		p.warn(f.idxName(), err)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f.gone.Store(true)
-	return nil
-}
-
 // filterAfter returns after how many vain searches in a table of n ids a
 // filter is worth the reading of the whole table.
 func filterAfter(n int) int64 { return int64(1000 + n/200) }

@@ -60,6 +60,7 @@ type packFile struct {
 	closed  atomic.Bool // all its objects have everything below them (I9)
 	relied  atomic.Bool // it is not closed, but proofs rest on objects in it
 	gone    atomic.Bool // it is damaged or was removed, and counts as absent
+	damage  atomic.Pointer[error]
 	misses  atomic.Int64
 
 	mu    sync.Mutex
@@ -145,7 +146,7 @@ func (p *Packs) refresh(ctx context.Context) error {
 	}
 	// The list of closed packs before the packs themselves: whoever adds to it
 	// has published the pack before.
-	closed, uses, err := p.dir.closedPacks()
+	closed, err := p.dir.closedPacks()
 	if err != nil {
 		return err
 	}
@@ -153,7 +154,7 @@ func (p *Packs) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.markClosed(t, closed, uses)
+	p.markClosed(t, closed)
 	p.table.Store(t)
 	p.stamp, p.sure = stamp, sure
 	return nil
@@ -199,7 +200,10 @@ func (p *Packs) scan(ctx context.Context) (*table, error) {
 			continue
 		}
 		f := old.byName[stem]
-		if f == nil || f.size != size.pack || f.idxSize != size.idx || f.gone.Load() {
+		if f != nil && f.damage.Load() != nil {
+			p.warnings[f.packName()] = *f.damage.Load()
+		}
+		if f == nil || f.size != size.pack || f.idxSize != size.idx || f.gone.Load() && f.damage.Load() == nil {
 			f = &packFile{name: stem, size: size.pack, idxSize: size.idx}
 			p.files.forget(f.packName(), f.idxName())
 		}
@@ -267,18 +271,30 @@ func (p *Packs) open(f *packFile) (ok bool, err error) {
 	if f.ready.Load() || f.gone.Load() {
 		return !f.gone.Load(), nil
 	}
-	err = p.tryOpen(f)
-	switch {
-	case err == nil:
-		f.ready.Store(true)
-		return true, nil
-	case errors.As(err, new(*pack.CorruptError)):
-		p.warn(f.packName(), fmt.Errorf("%s: ignored: %w", f.packName(), err))
-	case !errors.Is(err, fs.ErrNotExist):
-		return false, err
+	if err = p.tryOpen(f); err != nil {
+		return false, p.lost(f, err)
+	}
+	f.ready.Store(true)
+	return true, nil
+}
+
+// lost makes a pack absent that cannot be opened or whose idx cannot be read.
+// Errors that speak of the attempt and not of the files are returned.
+func (p *Packs) lost(f *packFile, err error) error {
+	damaged := errors.As(err, new(*pack.CorruptError))
+	if !damaged && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if damaged {
+		err := fmt.Errorf("%s: ignored: %w", f.packName(), err)
+		f.damage.Store(&err)
+		p.warn(f.packName(), err)
 	}
 	f.gone.Store(true)
-	return false, nil
+	if f.closed.Load() || f.relied.Load() {
+		p.distrust(p.table.Load())
+	}
+	return nil
 }
 
 func (p *Packs) tryOpen(f *packFile) error {
