@@ -157,9 +157,9 @@ func TestCheckCloses(t *testing.T) {
 	if err != nil || len(lines) > 0 || res.Closed != 2 {
 		t.Fatalf("%+v, %v, %q", res, err, lines)
 	}
-	closed, _, err := p.dir.closedPacks()
+	closed, err := p.dir.closedPacks()
 	if err != nil || len(closed) != 2 {
-		t.Errorf("closed %q, %v", closed, err)
+		t.Errorf("closed %v, %v", closed, err)
 	}
 	if res, err := Check(context.Background(), p, CheckOptions{}, nil); err != nil || res.Closed != 0 {
 		t.Errorf("again: %+v, %v", res, err)
@@ -486,5 +486,26 @@ func TestBitmap(t *testing.T) {
 	}
 	if b.has(1) || b.has(68) {
 		t.Error("neighbours are set")
+	}
+}
+
+// TestCheckDeep: directories in one another as deep as a path can be made, with
+// damage at the end.
+func TestCheckDeep(t *testing.T) {
+	const levels = 20000
+	_, dir := newRepo(t, InitOptions{})
+	m := &memRepo{memObjects: memObjects{}}
+	gone := someID(5)
+	id := m.treeOf("100644 f", gone)
+	for range levels {
+		id = m.treeOf("40000 d", id)
+	}
+	writePack(t, dir, m.memObjects)
+	tip := m.commit(id, 1700000000)
+	writePack(t, dir, memObjects{tip: m.memObjects[tip]})
+	git(t, dir, "update-ref", "refs/heads/n", tip.String())
+	_, lines := check(t, dir, CheckOptions{})
+	if len(lines) != 2 || !strings.HasSuffix(strings.TrimSuffix(lines[1], `": is missing`), strings.Repeat("/d", levels)+"/f") {
+		t.Errorf("%.300q", lines)
 	}
 }
