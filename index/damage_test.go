@@ -52,6 +52,7 @@ func fewRecords(t testing.TB, n int) (recs []Record, file []byte) {
 // a front part of what the sound file holds, and an error tell of the rest.
 func readAll(t *testing.T, name string, file []byte, want []Record) error {
 	t.Helper()
+	os.Remove(name) // to write over a file makes ext4 wait for the disk
 	if err := os.WriteFile(name, file, 0o600); err != nil {
 		t.Fatal(err)
 	}
