@@ -109,45 +109,40 @@ func (r *bitReader) fast(dst []byte, d int, t *tables) (nd int, end bool, err er
 		back := int(e>>16) + int(bits&(1<<(e&63)-1)>>(e>>8&15))
 		bits >>= e & 63
 		n -= uint8(e)
-		if back > d {
-			err = errDistance
+		if d, err = copyMatch(dst, d, back, length); err != nil {
 			break
 		}
-		if length > len(dst)-beyond-d {
-			if d, err = copyLast(dst, d, back, length); err != nil {
-				break
-			}
-			continue
-		}
-		copyMatch(dst, d, back, length)
-		d += length
 	}
 	r.p, r.bits, r.n = p, bits, uint(n)
 	return d, end, err
 }
 
-// copyMatch copies length bytes from back before d to d. It may write up to
-// seven bytes more, which are in dst.
-func copyMatch(dst []byte, d, back, length int) {
+// copyMatch copies length bytes from back before d to d and returns where they
+// end. In front of the end of dst it may write up to seven bytes more.
+func copyMatch(dst []byte, d, back, length int) (int, error) {
+	if back > d {
+		return d, errDistance
+	}
+	if length > len(dst)-beyond-d {
+		return copyLast(dst, d, back, length)
+	}
 	b := dst[d-back : d+length+beyond]
 	if back >= 8 {
 		for i := 0; i < length; i += 8 {
 			binary.LittleEndian.PutUint64(b[back+i:], binary.LittleEndian.Uint64(b[i:]))
 		}
-		return
+		return d + length, nil
 	}
 	// The match is a pattern of less than eight bytes over and over.
 	for i := range 8 {
 		b[back+i] = b[i]
-	}
-	if length <= 8 {
-		return
 	}
 	w := binary.LittleEndian.Uint64(b)
 	step := 8 - 8%back
 	for i := step; i < length; i += step {
 		binary.LittleEndian.PutUint64(b[back+i:], w)
 	}
+	return d + length, nil
 }
 
 // slow decodes symbols with every step checked, to the end of the block.

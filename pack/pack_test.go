@@ -126,12 +126,7 @@ func TestBadPack(t *testing.T) {
 		if _, _, err := p.Header(s, at, find); c.header != (err != nil) && c.want != "" || err != nil && !named(err) {
 			t.Errorf("%s: Header says %v", name, err)
 		}
-		var offs []int64
-		off := int64(packHead)
-		for _, e := range c.entries {
-			offs = append(offs, off)
-			off += int64(len(e))
-		}
+		offs := places(c.entries)
 		var errs []error
 		if err := p.Walk(s, offs, find, func(it *Item) error {
 			errs = append(errs, it.Err)
@@ -143,6 +138,16 @@ func TestBadPack(t *testing.T) {
 			t.Errorf("%s: Walk without offsets says %v", name, err)
 		}
 	}
+}
+
+// places returns where the entries of rawPack(entries...) begin.
+func places(entries [][]byte) (offs []int64) {
+	off := int64(packHead)
+	for _, e := range entries {
+		offs = append(offs, off)
+		off += int64(len(e))
+	}
+	return offs
 }
 
 // named reports whether err is one of those that callers know, and names the file.
