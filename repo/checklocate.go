@@ -127,7 +127,7 @@ func (l *locator) known(id pack.ID) (num int, fine bool, err error) {
 	if l.looked++; l.looked > maxLooked {
 		return -1, false, errEnough
 	}
-	num, err = l.number(l.p, id)
+	num, err = l.number(l.p, id, true)
 	if damaged(err) {
 		num, err = -1, nil
 	}

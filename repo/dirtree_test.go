@@ -437,3 +437,86 @@ func TestDirHostile(t *testing.T) {
 		t.Errorf("missing tree: %v", err)
 	}
 }
+
+// FuzzReadDir reads a directory of which tree and .bupm come from the fuzzer.
+func FuzzReadDir(f *testing.F) {
+	rec := func(mode uint32) []byte { return (&meta.Meta{Mode: mode, Size: -1}).Append(nil) }
+	f.Add(treeOf("100644 a", "40000 b.bup", "120000 c"), slices.Concat(rec(0o040755), rec(0o100644), rec(0o100644), rec(0o120777)), uint16(0))
+	f.Add(treeOf("100644 a"), slices.Concat(rec(0o040755), []byte{0}), uint16(3))
+	f.Add(treeOf("40000 a..1.bupd", "40000 b..1.bupd"), rec(0o040755), uint16(1))
+	f.Fuzz(func(t *testing.T, body, bupm []byte, cut uint16) {
+		r := &memRepo{memObjects: memObjects{}}
+		var list []TreeEntry
+		if ParseTree(body, func(e TreeEntry) error { list = append(list, e); return nil }) != nil {
+			return
+		}
+		// The .bupm goes in as a blob or, with a cut, as two chunks.
+		e := TreeEntry{Mode: ModeFile, Name: bupmName}
+		e.ID, _ = r.add(pack.Blob, bupm)
+		if n := int(cut); n > 0 && n < len(bupm) {
+			a, _ := r.add(pack.Blob, bupm[:n])
+			b, _ := r.add(pack.Blob, bupm[n:])
+			e.Mode = ModeDir
+			e.ID = r.treeOf("100644 0000", a, fmt.Sprintf("100644 %04x", n), b)
+		}
+		list = append(slices.DeleteFunc(list, func(o TreeEntry) bool { return o.Name == bupmName }), e)
+		SortTree(list)
+		id, _ := r.addTree(AppendTree(nil, list))
+		var items []DirItem
+		last := ""
+		err := ReadDir(context.Background(), r, id, func(d *DirItem) error {
+			if len(items) > 1 && d.Name <= last {
+				t.Fatalf("%q after %q", d.Name, last)
+			}
+			last = d.Name
+			if d.Meta.Mode != 0 && !fits(d.Mode, d.Chunked, d.Meta.Mode) {
+				t.Fatalf("%q of mode %o has metadata of mode %o", d.Name, d.Mode, d.Meta.Mode)
+			}
+			items = append(items, *d)
+			return nil
+		})
+		if err != nil {
+			return
+		}
+		for _, d := range items[1:] {
+			one, err := Lookup(context.Background(), r, id, d.Name, !d.IsDir())
+			if err != nil || one == nil || one.Mode != d.Mode || one.ID != d.ID || one.Lost != d.Lost {
+				t.Fatalf("Lookup %q: %+v, %v, want %+v", d.Name, one, err, d)
+			}
+		}
+	})
+}
+
+// TestDirMillion writes and reads a directory of many files and holds the memory
+// to a few times what the tree and its .bupm come to.
+func TestDirMillion(t *testing.T) {
+	const n = 200_000
+	m := &memRepo{memObjects: memObjects{}}
+	w := m.dirWriter(t)
+	rec := (&meta.Meta{Mode: 0o100644, User: "root", Group: "root", Size: 3}).Append(nil)
+	id := m.blob(3)
+	perItem := testing.AllocsPerRun(1, func() {
+		for i := range n {
+			if err := w.Add(DirEntry{Name: string(fmt.Appendf(nil, "file-%07d", i)), Mode: ModeFile, ID: id, Meta: rec}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := w.Finish(nil); err != nil {
+			t.Fatal(err)
+		}
+	}) / n
+	if perItem > 4 { // the name and the test's own
+		t.Errorf("%v allocations for an item", perItem)
+	}
+	var tree pack.ID
+	for id, o := range m.memObjects {
+		if o.t == pack.Tree && len(o.body) > n*30 {
+			tree = id
+		}
+	}
+	got := 0
+	err := ReadDir(context.Background(), m, tree, func(d *DirItem) error { got++; return nil })
+	if err != nil || got != n+1 {
+		t.Errorf("%d items, %v", got, err)
+	}
+}
