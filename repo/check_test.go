@@ -190,6 +190,58 @@ func TestCheckBup(t *testing.T) {
 	if _, lines := check(t, dir, CheckOptions{Names: []string{"odd/latest"}}); len(lines) > 0 {
 		t.Errorf("one save: %q", lines)
 	}
+	packs, err := filepath.Glob(filepath.Join(dir, dirPacks, "*.pack"))
+	if err != nil || len(packs) != 1 {
+		t.Fatal(packs, err)
+	}
+	os.Remove(strings.TrimSuffix(packs[0], ".pack") + ".idx")
+	git(t, dir, "index-pack", "--index-version=1", packs[0])
+	if res, lines := check(t, dir, CheckOptions{}); len(lines) > 0 || res.Objects == 0 {
+		t.Errorf("with an idx of version 1: %+v, %q", res, lines)
+	}
+}
+
+// TestPackLister: a pack is listed whole in parts of any size, and what is wrong
+// with the places is said.
+func TestPackLister(t *testing.T) {
+	dir, m, dataPack, _ := checkedRepo(t)
+	p := openRepo(t, dir, DirOptions{ReadOnly: true})
+	c := &checker{p: p, ctx: context.Background()}
+	if err := firstErr(p.refresh(c.ctx), c.openPacks()); err != nil {
+		t.Fatal(err)
+	}
+	cp := c.packs[slices.IndexFunc(c.packs, func(cp *countedPack) bool { return cp.name == filepath.Base(dataPack) })]
+	for _, most := range []int{1, 2, 7, 100, 100000} {
+		l := packLister{cp: cp, most: most}
+		var part partBuffer
+		end, n := int64(12), 0
+		for l.at < cp.size {
+			if err := l.next(&part); err != nil || l.reason != "" || len(part.recs) > 2*most {
+				t.Fatalf("parts of %d: %d in one, %v, %q", most, len(part.recs), err, l.reason)
+			}
+			for i, r := range part.recs {
+				if i == 0 && r.off != end || m.memObjects[r.id].t != pack.Blob {
+					t.Fatalf("parts of %d: object at %d, not at %d", most, r.off, end)
+				}
+				n++
+			}
+			if len(part.recs) > 0 {
+				end = part.end
+			}
+		}
+		if n != cp.own.idx.Len() || end != cp.size-packTrailer {
+			t.Errorf("parts of %d: %d objects of %d up to %d", most, n, cp.own.idx.Len(), end)
+		}
+	}
+	l := packLister{}
+	l.check(&partBuffer{recs: []placed{{off: 13}}})
+	if !strings.Contains(l.reason, "beginning") {
+		t.Errorf("gap: %q", l.reason)
+	}
+	l.check(&partBuffer{recs: []placed{{off: 12}, {off: 40}, {off: 40}}})
+	if !strings.Contains(l.reason, "one place") {
+		t.Errorf("two in one place: %q", l.reason)
+	}
 }
 
 // TestCheckFlips: no byte of a pack or an idx can change unnoticed, and what the

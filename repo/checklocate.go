@@ -44,6 +44,9 @@ func (c *checker) locate() error {
 	if len(c.lost) == 0 {
 		return nil
 	}
+	if c.unnamed > 0 {
+		c.find(Finding{Kind: Note, Reason: fmt.Sprintf("%d more damaged objects are not traced to paths", c.unnamed)})
+	}
 	c.fine = makeBitmap(c.n)
 	looked := 0
 	for _, t := range c.tips {

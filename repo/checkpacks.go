@@ -187,7 +187,7 @@ func (c *checker) objects(only bitmap) error {
 					continue
 				}
 			}
-			l := packLister{cp: cp, only: only}
+			l := packLister{cp: cp, most: partObjects}
 			for l.at < cp.size {
 				part := &parts[k%2]
 				k++
@@ -217,14 +217,14 @@ type partBuffer struct {
 	busy sync.WaitGroup
 }
 
-// partObjects is how many objects a part of a pack has at most. Packs that git
-// made can hold all that there is; their idx is read once for every part.
+// partObjects is how many objects a part of a pack has, about. Packs that git made
+// can hold all that there is; their idx is read once for every part.
 const partObjects = 1 << 19
 
 // packLister lists the objects of a pack by their places.
 type packLister struct {
 	cp     *countedPack
-	only   bitmap
+	most   int   // objects wanted in a part; it may be twice as many
 	at     int64 // where the next object must begin
 	reason string
 }
@@ -234,8 +234,8 @@ func (l *packLister) next(part *partBuffer) error {
 	idx, last := l.cp.own.idx, l.cp.size-packTrailer
 	from := l.at
 	step := l.cp.size
-	if n := int64(idx.Len()); n > partObjects {
-		step = l.cp.size / (n/partObjects + 1)
+	if n := idx.Len(); n > l.most {
+		step = l.cp.size / int64(n/l.most+1)
 	}
 	for {
 		limit := min(from+max(step, 1), last)
@@ -245,7 +245,7 @@ func (l *packLister) next(part *partBuffer) error {
 			switch {
 			case r.Off >= limit:
 				part.end = min(part.end, r.Off)
-			case r.Off >= from && len(part.recs) <= 2*partObjects:
+			case r.Off >= from && len(part.recs) <= 2*l.most:
 				part.recs = append(part.recs, placed{r.Off, r.ID, r.CRC, n})
 			}
 			n++
@@ -254,7 +254,7 @@ func (l *packLister) next(part *partBuffer) error {
 		if err != nil {
 			return err
 		}
-		if len(part.recs) > 2*partObjects && step > 1 { // many small ones in one place
+		if len(part.recs) > 2*l.most && step > 1 { // many small ones in one place
 			step /= 4
 			continue
 		}
