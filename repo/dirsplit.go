@@ -111,8 +111,6 @@ func (w *DirWriter) endPart() error {
 	}
 	name := string(w.group.first)
 	w.parts = append(w.parts, groupItem{name, name, string(w.group.last), id})
-	w.entries.reset()
-	w.metas.reset()
 	w.disorder, w.cut = false, false
 	w.group.reset()
 	return nil

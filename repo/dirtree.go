@@ -167,7 +167,6 @@ func (w *DirWriter) store(first []byte) (pack.ID, error) {
 		if err != nil {
 			return pack.ID{}, err
 		}
-		w.metas.reset()
 		bupm = appendTreeEntry(nil, e.Mode, bupmName, e.ID)
 	}
 	body := w.entries.join(bupm)
@@ -245,14 +244,17 @@ func (b *blocks) append(p []byte) {
 	*room = append(*room, p...)
 }
 
-// join returns head and all bytes in a slice of its own.
+// join returns head and all bytes in a slice of its own, and forgets them.
 func (b *blocks) join(head []byte) []byte {
 	out := make([]byte, 0, len(head)+b.total+len(b.cur))
 	out = append(out, head...)
-	for _, f := range b.full {
+	for i, f := range b.full {
 		out = append(out, f...)
+		b.full[i] = nil
 	}
-	return append(out, b.cur...)
+	out = append(out, b.cur...)
+	b.reset()
+	return out
 }
 
 // reset forgets the bytes and keeps one block.
