@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -199,7 +198,7 @@ func TestManual(t *testing.T) {
 			continue
 		}
 		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
-			if flag := fmt.Sprintf(`--%s`, f.Name); !f.Hidden && !bytes.Contains(text, []byte(flag)) {
+			if flag := strings.ReplaceAll("--"+f.Name, "-", `\-`); !f.Hidden && !bytes.Contains(text, []byte(flag)) {
 				t.Errorf("%s does not show %s", page, flag)
 			}
 		})

@@ -288,12 +288,17 @@ func (a *app) listSave(path string, dir bool, status byte) {
 
 func (a *app) saveProgress(p save.Progress) {
 	a.ui.progress(func() string {
-		done := ""
+		var b strings.Builder
+		b.WriteString("saving: ")
 		if p.BytesTotal > 0 {
-			done = fmt.Sprintf("%.0f%%, ", 100*min(1, float64(p.Bytes)/float64(p.BytesTotal)))
+			fmt.Fprintf(&b, "%.0f%%, ", 100*min(1, float64(p.Bytes)/float64(p.BytesTotal)))
 		}
-		return fmt.Sprintf("saving: %s%s of %s, %s of %s files, %s", done, formatSize(p.Bytes), formatSize(p.BytesTotal),
-			formatCount(p.Files), formatCount(p.FilesTotal), escape(p.Path))
+		fmt.Fprintf(&b, "%s of %s, %s of %s files", formatSize(p.Bytes), formatSize(p.BytesTotal),
+			formatCount(p.Files), formatCount(p.FilesTotal))
+		if p.Path != "" {
+			b.WriteString(", " + escape(p.Path))
+		}
+		return b.String()
 	})
 }
 
