@@ -365,14 +365,19 @@ func notEOF(err error) error {
 
 // stamp tells whether the directory of packs may have changed since an equal
 // stamp was taken. sure is false if it was changed so short a time ago that a
-// further change might not show in the time of the clock's granularity.
+// further change might not show: the clock of a file system ticks every few
+// milliseconds, or, where times have no fractions, every two seconds.
 func (d *Dir) stamp() (at time.Time, sure bool, err error) {
 	info, err := d.fs.Lstat(d.name(dirPacks))
 	if err != nil {
 		return time.Time{}, false, err
 	}
 	at = info.ModTime()
-	return at, time.Since(at) > 2*time.Second, nil
+	tick := 100 * time.Millisecond
+	if at.Nanosecond() == 0 {
+		tick = 2 * time.Second
+	}
+	return at, time.Since(at) > tick, nil
 }
 
 // firstErr returns the first error that is one.
