@@ -2,9 +2,12 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
@@ -115,7 +118,7 @@ func openFiles(t testing.TB) int {
 func TestWide(t *testing.T) {
 	n := 20_000
 	if testing.Short() {
-		n = 2000
+		n = 5000 // more links than are remembered
 	}
 	var kids []entry
 	for i := range n {
@@ -158,5 +161,54 @@ func TestNothingLeft(t *testing.T) {
 	}
 	if now := runtime.NumGoroutine(); now > routines {
 		t.Errorf("%d goroutines, were %d", now, routines)
+	}
+}
+
+// TestMoved has somebody move the tree aside while the walk is deep in it. What
+// is above is not where it was, so the run must not go on there.
+func TestMoved(t *testing.T) {
+	const levels = 4 * windowFolders // so that the outer ones were parked
+	r := deepSave(t, levels)
+	base := scratch(t)
+	out := filepath.Join(base, "out")
+	moved := false
+	res, err := Run(context.Background(), Options{Repo: r, Out: out, Paths: []string{"s/latest/."}, Exclude: func(path string, dir bool) bool {
+		if !moved && strings.Count(path, "/") == levels-2 {
+			moved = true
+			if err := os.Rename(filepath.Join(out, "d/d/d/d"), filepath.Join(base, "aside")); err != nil {
+				t.Error(err)
+			}
+		}
+		return false
+	}})
+	if !moved || !errors.Is(err, fsx.ErrMoved) {
+		t.Errorf("moved %v, %+v, error %v", moved, res, err)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	r := saved(t, etc()...)
+	var last Progress
+	n := 0
+	res, err := Run(context.Background(), Options{Repo: r, Out: scratch(t), Paths: []string{"s/latest"}, Progress: func(p Progress) {
+		if p.Files < last.Files || p.Bytes < last.Bytes || p.FilesTotal < p.Files || p.BytesTotal < p.Bytes {
+			t.Errorf("%+v after %+v", p, last)
+		}
+		last = p
+		n++
+	}})
+	want := Progress{Files: 6, FilesTotal: 6, Bytes: 24, BytesTotal: 24}
+	if err != nil || n == 0 || last != want || res.Bytes != 24 {
+		t.Errorf("%d calls, the last one with %+v, want %+v; %+v, %v", n, last, want, res, err)
+	}
+}
+
+// TestOddModes: a type that is none is named, and not made.
+func TestOddModes(t *testing.T) {
+	r := saved(t, entry{name: "odd", mode: 0o170644}, file1("f", "x"))
+	out := scratch(t)
+	res, e := restored(t, Options{Repo: r, Out: out, Paths: []string{"s/latest/"}})
+	if res.Errors != 1 || res.Files != 1 || len(e.warn) != 1 || !strings.Contains(e.warn[0], "/odd") {
+		t.Errorf("%+v %q", res, e.warn)
 	}
 }

@@ -25,12 +25,14 @@ type folder struct {
 	clean bool      // what the save does not have is to be removed
 
 	// What was there before, in byte order of the names, up to next dealt with.
-	listed []fsx.DirName
+	listed []string
 	next   int
 
 	links    []item   // symbolic links, to be made last
 	moreFrom string   // those behind this name were not kept: read the directory again
 	surplus  []string // to be removed
+
+	shared atomic.Pointer[string] // path, if several will keep it
 
 	// pins is the number of files on the way into it, for which dir must stay open.
 	pins     atomic.Int32
@@ -80,16 +82,26 @@ func (f *folder) path() string {
 	return string(b)
 }
 
+// sharedPath is path for those who keep it: they get the same string.
+func (f *folder) sharedPath() string {
+	if p := f.shared.Load(); p != nil {
+		return *p
+	}
+	p := f.path()
+	f.shared.Store(&p)
+	return p
+}
+
 // list reads what is in a folder that was there before.
 func (f *folder) list() error {
 	if f.dir == nil || f.fresh {
 		return nil
 	}
 	err := f.dir.Read(func(n fsx.DirName) error {
-		f.listed = append(f.listed, n)
+		f.listed = append(f.listed, n.Name)
 		return nil
 	})
-	slices.SortFunc(f.listed, func(a, b fsx.DirName) int { return strings.Compare(a.Name, b.Name) })
+	slices.Sort(f.listed)
 	return err
 }
 
@@ -97,7 +109,7 @@ func (f *folder) list() error {
 // order, and notes what it is not asked for as surplus.
 func (f *folder) meets(name string) bool {
 	for f.next < len(f.listed) {
-		have := f.listed[f.next].Name
+		have := f.listed[f.next]
 		if have > name {
 			break
 		}
@@ -112,8 +124,8 @@ func (f *folder) meets(name string) bool {
 
 // rest notes what is behind the last name that was asked for.
 func (f *folder) rest() {
-	for _, n := range f.listed[f.next:] {
-		f.pass(n.Name)
+	for _, name := range f.listed[f.next:] {
+		f.pass(name)
 	}
 	f.listed, f.next = nil, 0
 }

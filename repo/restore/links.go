@@ -54,7 +54,7 @@ func (r *run) setOf(it *item) (s *linkSet, begun bool) {
 
 // isAt notes that the inode of the set has the name of it.
 func (s *linkSet) isAt(r *run, it *item, st fsx.Stat) {
-	dir := it.f.path()
+	dir := it.f.sharedPath()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.there, s.dir, s.name, s.dev, s.ino = true, dir, it.name, st.Dev, st.Ino

@@ -267,7 +267,7 @@ func (t *archive) entry(it *item, h *tar.Header) error {
 		return nil
 	}
 	err := t.w.WriteHeader(h)
-	if errors.Is(err, tar.ErrHeader) || err != nil && strings.HasPrefix(err.Error(), tar.ErrHeader.Error()) {
+	if err != nil && strings.HasPrefix(err.Error(), "archive/tar: cannot encode header") { // it is of no exported type
 		h.Name = ""
 		t.r.fail(it.path(), err)
 		return nil
@@ -300,7 +300,7 @@ func (t *archive) fill(it *item, h *tar.Header) error {
 	if h.Typeflag == tar.TypeLink {
 		return nil
 	}
-	t.setExtras(&it.meta, h)
+	t.setExtras(it, h)
 	return nil
 }
 
@@ -365,7 +365,8 @@ func (t *archive) setOwner(m *meta.Meta, h *tar.Header) error {
 
 // setExtras adds the records for ACLs and extended attributes. The latter hold
 // the ACLs once more, by number; with both a reader would have to choose.
-func (t *archive) setExtras(m *meta.Meta, h *tar.Header) {
+func (t *archive) setExtras(it *item, h *tar.Header) {
+	m := &it.meta
 	set := func(key, value string) {
 		if value == "" {
 			return
@@ -384,7 +385,11 @@ func (t *archive) setExtras(m *meta.Meta, h *tar.Header) {
 		set("SCHILY.acl.default", longACL(dflt))
 	}
 	for _, x := range m.Extras.Xattrs {
-		if !(strings.HasPrefix(x.Name, "system.posix_acl_") && m.Extras.ACL != nil) {
+		switch {
+		case strings.HasPrefix(x.Name, "system.posix_acl_") && m.Extras.ACL != nil:
+		case strings.Contains(x.Name, "="): // where the name ends in a record
+			t.r.fail(it.path(), fmt.Errorf("an archive cannot hold the extended attribute %q", x.Name))
+		default:
 			set("SCHILY.xattr."+x.Name, x.Value)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/repo/meta"
 )
 
 // TestTar compares what GNU tar extracts with what was saved.
@@ -117,5 +118,38 @@ func TestTarDamage(t *testing.T) {
 		} else if !errors.As(err, &oe) || oe.Path != "s/latest/etc/big" {
 			t.Errorf("%+v %v", res, err)
 		}
+	}
+}
+
+// TestTarRefuses what has no place in an archive: it is counted, the rest is there.
+func TestTarRefuses(t *testing.T) {
+	r := saved(t, file1("f", "x"), entry{name: "sock", mode: meta.TypeSocket | 0o755}, entry{name: "odd", mode: 0o170644},
+		entry{name: "who", body: "y", edit: func(m *meta.Meta) { m.UID = -5 }},
+		entry{name: "dev", mode: meta.TypeChar | 0o600, edit: func(m *meta.Meta) { m.Rdev = 0x11_11_2c_70 }},
+		entry{name: "xattr", body: "z", edit: func(m *meta.Meta) {
+			m.Extras.Xattrs = []meta.Xattr{{Name: "user.a=b", Value: "1"}, {Name: "user.ok", Value: "2"}}
+		}})
+	var b bytes.Buffer
+	var warn []string
+	res, err := Tar(context.Background(), Options{Repo: r, Paths: []string{"s/latest/"}, Numeric: true,
+		MapUID: map[uint32]uint32{uint32(os.Geteuid()): 1234}, MapGID: map[uint32]uint32{uint32(os.Getegid()): 1235},
+		Warn: func(p string, err error) { warn = append(warn, p) }}, &b)
+	slices.Sort(warn)
+	if err != nil || res.Errors != 4 || strings.Join(warn, " ") != "/odd /sock /who /xattr" {
+		t.Fatalf("%+v %q %v", res, warn, err)
+	}
+	tr := tar.NewReader(&b)
+	h, err := tr.Next()
+	if err != nil || h.Name != "dev" || h.Devmajor != 0x12c || h.Devminor != 0x11170 || h.Uid != 1234 || h.Gid != 1235 || h.Uname != "" {
+		t.Errorf("%+v %v", h, err)
+	}
+	if h, err = tr.Next(); err != nil || h.Name != "f" {
+		t.Errorf("%+v %v", h, err)
+	}
+	if h, err = tr.Next(); err != nil || h.Name != "xattr" || h.PAXRecords["SCHILY.xattr.user.ok"] != "2" {
+		t.Errorf("%+v %v", h, err)
+	}
+	if h, err = tr.Next(); err != io.EOF {
+		t.Errorf("%+v %v", h, err)
 	}
 }
