@@ -202,7 +202,7 @@ func (a *app) commonFlags(cmd *cobra.Command) {
 	}
 	f.StringVarP(&c.dir, "dir", d, c.dir, "the repository and its index are in `DIR`")
 	f.StringVar(&c.dir, "bup-dir", c.dir, "")
-	f.MarkHidden("bup-dir")
+	f.Lookup("bup-dir").Hidden = true
 	f.StringVarP(&c.remote, "remote", "r", "", "use the repository at `URL`, and only the index of DIR")
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "show no progress and no summary")
 	f.VarPF(&c.verbose, "verbose", "v", "say more; twice: still more").NoOptDefVal = "+1"

@@ -115,17 +115,20 @@ func (a *app) index(ctx context.Context, m indexModes, w walk, file string, args
 	}
 	var res index.Result
 	if m.update {
-		var err error
+		var err, printed error
 		res, err = a.update(ctx, w, file, args, func(o *index.Options) {
 			o.FakeValid, o.FakeInvalid = m.fakeValid, m.fakeInvalid
 			if a.common.verbose > 0 && !m.print && !a.common.json {
-				o.Seen = a.listWalk()
+				o.Seen = a.listWalk(&printed)
 			}
 		})
 		if err != nil {
 			return err
 		}
 		a.doc.result = updateJSON(res)
+		if printed != nil {
+			return printed
+		}
 	}
 	if m.print {
 		if err := a.listIndex(m, file, args); err != nil {
@@ -143,8 +146,9 @@ func unreadable(n int64) error {
 	return &partialError{plural(n, "path") + " could not be read; the rest was"}
 }
 
-// listWalk prints directories, and with -vv all paths, as they are walked.
-func (a *app) listWalk() func(path string, st *fsx.Stat, status byte) {
+// listWalk prints directories, and with -vv all paths, as they are walked. What
+// goes wrong with that does not stop the walk: it is told in printed.
+func (a *app) listWalk(printed *error) func(path string, st *fsx.Stat, status byte) {
 	var line []byte
 	return func(path string, st *fsx.Stat, status byte) {
 		dir := st != nil && isDir(st.Mode)
@@ -156,7 +160,9 @@ func (a *app) listWalk() func(path string, st *fsx.Stat, status byte) {
 		if dir && path != "/" {
 			line = append(line, '/')
 		}
-		a.print(append(line, '\n'))
+		if err := a.print(append(line, '\n')); *printed == nil {
+			*printed = err
+		}
 	}
 }
 
@@ -166,13 +172,16 @@ func (a *app) checkIndex(file string) error {
 	if err != nil {
 		return indexError(file, err)
 	}
-	defer ix.Close()
+	defer closeIndex(ix)
 	if err := ix.Check(); err != nil {
 		return indexError(file, err)
 	}
 	a.ui.note("the index is in order: %s", plural(int64(ix.Len()), "path"))
 	return nil
 }
+
+// closeIndex closes an index. What a save changed in it is durable before.
+func closeIndex(ix *index.File) { _ = ix.Close() }
 
 // clearIndex removes the index. It is only notes: the next run makes it anew,
 // and reads everything once more.
@@ -225,7 +234,7 @@ func (a *app) listIndex(m indexModes, file string, args []string) error {
 	if err != nil {
 		return indexError(file, err)
 	}
-	defer ix.Close()
+	defer closeIndex(ix)
 	if err := a.doc.begin(a, "index"); err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func (d *jsonDoc) end(a *app, command string, code int, err error, hints []strin
 	b.WriteByte(',')
 	b.Write(body[1:])
 	b.WriteByte('\n')
-	a.out.Write(b.Bytes())
+	_, _ = a.out.Write(b.Bytes()) // an error stays with the writer: the flush that follows returns it
 }
 
 // jsonTail is the end of the object.

@@ -111,7 +111,7 @@ func (l *lister) paths(args []string) error {
 			return err
 		}
 		if failed != nil {
-			l.a.out.Flush()
+			_ = l.a.out.Flush() // so that things stand in their order; the last flush returns its error
 			l.a.ui.fail(failed, hints(l.a.name, failed))
 		}
 		failed = err
@@ -132,7 +132,9 @@ func (l *lister) path(arg string, header bool) error {
 	self := chain[len(chain)-1]
 	if !self.IsDir() || l.o.directory {
 		if header {
-			l.header(name)
+			if err := l.header(name); err != nil {
+				return err
+			}
 		}
 		self.Name = name
 		return l.add(&self, "")

@@ -70,7 +70,7 @@ type roff struct{ bytes.Buffer }
 // manPage writes the page of a command.
 func manPage(c *cobra.Command, pages []*cobra.Command, date time.Time) []byte {
 	var r roff
-	fmt.Fprintf(&r, ".TH %s 1 %s \"kedge %s\" Kedge\n", strings.ToUpper(pageName(c)), date.Format("2006-01-02"), version)
+	r.Write(fmt.Appendf(nil, ".TH %s 1 %s \"kedge %s\" Kedge\n", strings.ToUpper(pageName(c)), date.Format("2006-01-02"), version))
 	r.section("NAME")
 	r.text(pageName(c) + " - " + c.Short)
 	r.section("SYNOPSIS")
@@ -108,7 +108,7 @@ func manPage(c *cobra.Command, pages []*cobra.Command, date time.Time) []byte {
 	return r.Bytes()
 }
 
-func (r *roff) section(name string) { fmt.Fprintf(r, ".SH %s\n", name) }
+func (r *roff) section(name string) { r.WriteString(".SH " + name + "\n") }
 
 // text writes words, so that roff sees none of them as its own.
 func (r *roff) text(s string) {

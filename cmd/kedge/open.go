@@ -67,7 +67,7 @@ func (a *app) closeRepo(r *repo.Packs) {
 	for _, err := range r.Warnings() {
 		a.ui.line("warning: %s", escapeText(err.Error()))
 	}
-	r.Close()
+	_ = r.Close()
 }
 
 // maxCompletions is how many names a shell is offered.
@@ -81,7 +81,7 @@ func (a *app) completeSaved(cmd *cobra.Command, _ []string, word string) ([]stri
 	if err != nil {
 		return nil, directive
 	}
-	defer r.Close()
+	defer a.closeRepo(r)
 	dir, prefix := path.Split(word)
 	v := repo.VFS{Repo: r}
 	chain, err := v.Resolve(ctx, dir, repo.ResolveOptions{Follow: true})
@@ -89,7 +89,7 @@ func (a *app) completeSaved(cmd *cobra.Command, _ []string, word string) ([]stri
 		return nil, directive
 	}
 	var words []string
-	v.ReadDir(ctx, &chain[len(chain)-1], false, func(n *repo.Node) error {
+	_ = v.ReadDir(ctx, &chain[len(chain)-1], false, func(n *repo.Node) error {
 		hidden := strings.HasPrefix(n.Name, ".") && prefix == ""
 		if hidden || n.Name == "." || !strings.HasPrefix(n.Name, prefix) || escape(n.Name) != n.Name {
 			return nil

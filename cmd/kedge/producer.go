@@ -94,7 +94,7 @@ func (p *producer) stop() *time.Timer {
 }
 
 // signal signals the process group.
-func (p *producer) signal(s syscall.Signal) { syscall.Kill(-p.cmd.Process.Pid, s) }
+func (p *producer) signal(s syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pid, s) }
 
 // Read reads what the command prints.
 func (p *producer) Read(b []byte) (int, error) {

@@ -35,10 +35,9 @@ func TestProducer(t *testing.T) {
 		if rerr != nil || string(out) != tt.out {
 			t.Errorf("%s: %q, %v", tt.command, out, rerr)
 		}
-		if got := ""; err != nil {
-			got = err.Error()
-			if want := "command " + quote(tt.command) + " failed: " + tt.err; got != want {
-				t.Errorf("%s: %s, want %s", tt.command, got, want)
+		if err != nil {
+			if want := "command " + quote(tt.command) + " failed: " + tt.err; err.Error() != want {
+				t.Errorf("%s: %v, want %s", tt.command, err, want)
 			}
 		} else if tt.err != "" {
 			t.Errorf("%s: succeeded, want %s", tt.command, tt.err)

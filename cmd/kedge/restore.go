@@ -69,7 +69,8 @@ func (a *app) restoreCommand() *cobra.Command {
 	f.StringArrayVar(&o.mapGID, "map-gid", nil, "the same for group numbers: `OLD=NEW`")
 	f.BoolVar(&o.sparse, "sparse", a.name != "bup", "leave holes where there are long runs of zeros (--no-sparse: write them)")
 	f.StringVar(&o.overwrite, "overwrite", "if-changed", "what is there already: never, if-changed or always (`WHEN`)")
-	cmd.RegisterFlagCompletionFunc("overwrite", cobra.FixedCompletions([]string{"never", "if-changed", "always"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("overwrite", // fails only for options that are not there
+		cobra.FixedCompletions([]string{"never", "if-changed", "always"}, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&o.remove, "delete", false, "remove what the save does not have, below what is restored")
 	f.BoolVar(&o.system, "system", false, "restore set-id bits, devices and system attributes anywhere")
 	f.BoolVar(&o.dryRun, "dry-run", false, "write nothing; -v shows what would be done")

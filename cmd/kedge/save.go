@@ -68,7 +68,7 @@ func (s *saving) flags(cmd *cobra.Command) {
 	f.Var(&s.smaller, "smaller", "leave out files of `SIZE` and more")
 	f.Var(&s.bwlimit, "bwlimit", "add at most `SIZE` a second to the repository")
 	f.IntVar(&s.level, "compress", -1, "compress with level `N`, 0 to 9; -0 to -9 for short (default 1)")
-	f.SetAnnotation("compress", levelAnnotation, nil)
+	f.Lookup("compress").Annotations = map[string][]string{levelAnnotation: nil}
 	f.BoolVar(&s.dryRun, "dry-run", false, "read and count, but store nothing")
 	f.StringArrayVar(&s.streams, "stream", nil, "save what CMD prints: `TREEPATH=CMD`; may be repeated")
 	f.StringVar(&s.stdinName, "stdin-name", "", "save standard input as the file `P`")
@@ -225,7 +225,7 @@ func (a *app) save(ctx context.Context, r repo.Repo, o save.Options, indexFile s
 		if err != nil {
 			return save.Result{}, indexError(indexFile, err)
 		}
-		defer ix.Close()
+		defer closeIndex(ix)
 		o.Index = ix
 		if o.Roots, err = indexed(ix, o.Roots, all); err != nil {
 			return save.Result{}, indexError(indexFile, err)

@@ -46,10 +46,8 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			home := filepath.Join(env.WorkDir, "home")
-			for _, kv := range []string{"HOME=" + home, "TZ=UTC", "LC_ALL=C.UTF-8", "GIT_CONFIG_NOSYSTEM=1", "KEDGE_DIR=", "BUP_DIR=",
-				"REL=" + strings.TrimPrefix(env.WorkDir, "/")} {
-				env.Vars = append(env.Vars, kv)
-			}
+			env.Vars = append(env.Vars, "HOME="+home, "TZ=UTC", "LC_ALL=C.UTF-8", "GIT_CONFIG_NOSYSTEM=1",
+				"KEDGE_DIR=", "BUP_DIR=", "REL="+strings.TrimPrefix(env.WorkDir, "/"))
 			return os.Mkdir(home, 0o755)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

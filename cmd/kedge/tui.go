@@ -54,7 +54,7 @@ func (u *tui) line(format string, args ...any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.wipe()
-	fmt.Fprintf(u.err, "%s: %s\n", u.name, fmt.Sprintf(format, args...))
+	u.put(fmt.Sprintf("%s: %s\n", u.name, fmt.Sprintf(format, args...)))
 }
 
 // note writes a line that only somebody who watches wants to see: there is a
@@ -71,7 +71,7 @@ func (u *tui) raw(b []byte) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.wipe()
-	u.err.Write(b)
+	u.put(string(b))
 }
 
 // Write is where cobra reports a mistake in its own business.
@@ -126,10 +126,14 @@ func cause(err error, path string) string {
 	return err.Error()
 }
 
+// put writes to standard error. If nobody reads what a command has to say, it
+// does its work all the same.
+func (u *tui) put(s string) { _, _ = io.WriteString(u.err, s) }
+
 // wipe removes the progress line. The lock is held.
 func (u *tui) wipe() {
 	if u.drawn {
-		io.WriteString(u.err, "\r\x1b[K")
+		u.put("\r\x1b[K")
 		u.drawn = false
 	}
 }
@@ -150,7 +154,7 @@ func (u *tui) progress(text func() string) {
 		return
 	}
 	u.last = now
-	fmt.Fprintf(u.err, "\r\x1b[K%s", clip(text(), u.width-1))
+	u.put("\r\x1b[K" + clip(text(), u.width-1))
 	u.drawn = true
 }
 

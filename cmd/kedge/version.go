@@ -9,8 +9,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is the version of this source. Commits that kedge makes bear it.
-const version = "0.1.0"
+// version is the version of the program. Commits that kedge makes bear it. The
+// Makefile has the linker put in what git describe says; it never changes at run time.
+var version = "0.1.0"
 
 const versionHelp = `Version prints the version of the program; with --commit the commit it was built
 from, with --date when that was made, with -v also the compiler and the platform.`

@@ -25,7 +25,7 @@ func (w *walk) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVarP(&w.oneFileSystem, "one-file-system", "x", false, "do not enter other file systems")
 	f.BoolVar(&w.oneFileSystem, "xdev", false, "")
-	f.MarkHidden("xdev")
+	f.Lookup("xdev").Hidden = true
 	f.BoolVar(&w.noCheckDevice, "no-check-device", false, "a device number alone is no change")
 	w.exclude.flags(cmd)
 }
