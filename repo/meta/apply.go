@@ -45,6 +45,7 @@ type PartError struct {
 	Err  error
 }
 
+// Error names the part and the cause.
 func (e *PartError) Error() string { return fmt.Sprintf("%s: %v", e.Part, e.Err) }
 
 // Unwrap returns the cause.

@@ -36,6 +36,7 @@ type FormatError struct {
 	Err error
 }
 
+// Error says where and why.
 func (e *FormatError) Error() string {
 	if e.Tag == 0 {
 		return fmt.Sprintf("metadata entry: %v at offset %d", e.Err, e.Off)

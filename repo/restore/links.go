@@ -2,6 +2,7 @@ package restore
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"syscall"
 
@@ -167,7 +168,7 @@ func (r *run) linkAll(files []*file) (orphans []*file) {
 }
 
 // link makes an item a further name of a set. It returns false if the set has
-// none, or as many as the file system allows.
+// none, or the file system allows it no more.
 func (r *run) link(it *item, s *linkSet) (linked bool, err error) {
 	r.mu.Lock()
 	there := s.there
@@ -196,14 +197,27 @@ func (r *run) link(it *item, s *linkSet) (linked bool, err error) {
 	if errors.Is(err, fs.ErrExist) && r.Overwrite != Never {
 		err = relink(it.f.dir, node, it.name)
 	}
-	if errors.Is(err, syscall.EMLINK) {
+	if cannotLink(err) {
 		forget()
+		r.fail(it.path(), fmt.Errorf("becomes a file of its own: %w", err))
 		return false, nil
 	}
 	if err == nil {
 		r.done(it.f, it.name, written, 0)
 	}
 	return true, err
+}
+
+// cannotLink reports whether a file system says that an inode can have no
+// further name there: it has too many, or is on another file system, or they
+// have no links at all.
+func cannotLink(err error) bool {
+	for _, e := range []error{syscall.EMLINK, syscall.EXDEV, syscall.EPERM, syscall.ENOTSUP, syscall.ENOSYS} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // relink gives a name that is taken to the inode of node.

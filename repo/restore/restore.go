@@ -75,6 +75,7 @@ type Result struct {
 // "setgid", "device", or the name of an extended attribute.
 type WithheldError struct{ What string }
 
+// Error says what was left off.
 func (e *WithheldError) Error() string { return fmt.Sprintf("left off: %s", e.What) }
 
 // ObjectError says that what a save holds cannot be read: which object of which
@@ -84,6 +85,7 @@ type ObjectError struct {
 	Err  error  // names the object, and the pack if there is one
 }
 
+// Error names the file and the cause.
 func (e *ObjectError) Error() string { return fmt.Sprintf("%s: %v", e.Path, e.Err) }
 
 // Unwrap returns the cause.

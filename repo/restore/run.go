@@ -63,11 +63,11 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	}
 	r.withheld = make(map[string]int)
 	r.hashers.New = func() any { return &checker{hasher: pack.NewHasher()} }
-	if a, err := r.applier(); err != nil {
+	a, err := r.applier()
+	if err != nil {
 		return nil, err
-	} else {
-		r.appliers <- a
 	}
+	r.free(a)
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	return r, nil
 }
@@ -129,6 +129,7 @@ func (r *run) restore() (Result, error) {
 	if err == nil {
 		err = w.end()
 	}
+	e.unused = append(e.unused, w.folders()...)
 	if end := e.wait(err); err == nil || r.ctx.Err() != nil {
 		err = end
 	}

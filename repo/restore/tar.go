@@ -129,7 +129,10 @@ func (t *archive) read(lv *level, tree pack.ID) error {
 // is about.
 type stopError struct{ err error }
 
+// Error is that of what is wrapped.
 func (e *stopError) Error() string { return e.err.Error() }
+
+// Unwrap returns what is wrapped.
 func (e *stopError) Unwrap() error { return e.err }
 
 func (t *archive) stopped(err error) error {

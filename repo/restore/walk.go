@@ -93,12 +93,12 @@ func (w *walk) single(lv *level, d *repo.DirItem) error {
 func (w *walk) descend() error {
 	for len(w.path) > 0 {
 		if err := context.Cause(w.r.ctx); err != nil {
-			return w.giveUp(err)
+			return err
 		}
 		lv := &w.path[len(w.path)-1]
 		if lv.next == len(lv.subs) {
 			if err := w.leave(); err != nil {
-				return w.giveUp(err)
+				return err
 			}
 			continue
 		}
@@ -112,19 +112,21 @@ func (w *walk) descend() error {
 		}
 		w.push(f)
 		if err := w.read(&w.path[len(w.path)-1], s.id); err != nil {
-			return w.giveUp(err)
+			return err
 		}
 	}
 	return nil
 }
 
-// giveUp closes what is open on the path.
-func (w *walk) giveUp(err error) error {
+// folders returns what is on the path when the walk was stopped.
+func (w *walk) folders() (list []*folder) {
 	for i := range w.path {
-		w.path[i].f.close()
+		list = append(list, w.path[i].f)
 	}
-	w.path = w.path[:0]
-	return err
+	if w.w != nil {
+		list = append(list, w.w.left...)
+	}
+	return list
 }
 
 // push makes a folder the innermost, and parks others that are far out.
