@@ -1,15 +1,12 @@
 package index
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 // ReverseIter goes through an index in the order in which bup lists one: paths
 // in descending byte order, those of directories with a '/' at their end, and so
 // what is below a directory before it. It is for listings that scripts read: it
-// keeps the names of the directories that it is in, and decodes every block
-// about twice.
+// is several times slower than an Iter, and keeps the ordinals of all that is in
+// the directories it is in. It is used by one goroutine at a time.
 type ReverseIter struct {
 	e     *edition
 	dirs  []reverseDir
@@ -34,40 +31,50 @@ func (f *File) Reverse(root string) *ReverseIter {
 		it.err = err
 		return it
 	}
-	it.enter(f.e.records, start, end, "")
+	it.enter(f.e.records, start, end)
 	return it
 }
 
-// enter lists the records from start to end that lie below no other of them, in
-// ascending order of bup: they are taken from the end. They all lie below dir.
-func (it *ReverseIter) enter(self, start, end uint64, dir string) {
-	type child struct {
-		ord  uint64
-		name string
-	}
-	var children []child
+// enter lists the records from start to end that lie below no other of them.
+//
+// They come from the end, in descending order. That is bup's order but for the
+// '/' that it puts behind directories: "a/" is to come before "a-c", which begins
+// with a and a byte that sorts before '/'. So each is moved forward past those
+// that it has to precede, which are few, and nothing but ordinals is kept.
+func (it *ReverseIter) enter(self, start, end uint64) {
+	d := reverseDir{self: self}
 	for next := end; next > start; {
 		rec := it.record(next - 1)
 		if rec == nil {
 			return
 		}
-		name := keyOf(rec.Path)[len(dir):]
-		if rec.IsDir() {
-			name += "/"
-		}
-		children = append(children, child{next - 1, name})
-		if rec.Below > next-1-start {
-			it.err = it.e.corrupt(-1, "record %d tells of %d below it, there are %d at most", next-1, rec.Below, next-1-start)
+		below, name := rec.Below, bupName(rec)
+		if below > next-1-start {
+			it.err = it.e.corrupt(-1, "record %d tells of %d below it, there are %d at most", next-1, below, next-1-start)
 			return
 		}
-		next -= rec.Below + 1
+		i := len(d.children)
+		for ; i > 0; i-- {
+			if rec = it.record(d.children[i-1]); rec == nil {
+				return
+			}
+			if bupName(rec) > name {
+				break
+			}
+		}
+		d.children = slices.Insert(d.children, i, next-1)
+		next -= below + 1
 	}
-	slices.SortFunc(children, func(a, b child) int { return cmp.Compare(a.name, b.name) })
-	d := reverseDir{self: self, children: make([]uint64, len(children))}
-	for i, c := range children {
-		d.children[i] = c.ord
-	}
+	slices.Reverse(d.children)
 	it.dirs = append(it.dirs, d)
+}
+
+// bupName returns a path as bup sorts it.
+func bupName(rec *Record) string {
+	if rec.IsDir() {
+		return keyOf(rec.Path) + "/"
+	}
+	return rec.Path
 }
 
 // Next advances to the next record. It returns false at the end, or if
@@ -93,7 +100,7 @@ func (it *ReverseIter) Next() bool {
 		if rec.Below == 0 {
 			return it.give(ord)
 		}
-		it.enter(ord, ord-rec.Below, ord, keyOf(rec.Path))
+		it.enter(ord, ord-rec.Below, ord)
 	}
 	return false
 }
