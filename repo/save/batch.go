@@ -3,21 +3,17 @@ package save
 import (
 	"context"
 
+	"github.com/kedgebackup/kedge/chunk"
 	"github.com/kedgebackup/kedge/index"
 	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
 	"github.com/kedgebackup/kedge/repo"
 )
 
-// batchSize is the least capacity of a batch's buffer. Hand-offs between
-// goroutines cost about a microsecond; a megabyte makes that nothing, and a few
-// batches in flight still fit the cache.
-const batchSize = 1 << 20
-
-// A batch is what crosses goroutines: up to batchSize bytes of many small files
-// or of a part of a large one, cut into pieces, and the items that say what the
-// pieces are for. The feeder fills it, a worker hashes and deflates it, the sink
-// takes it apart in order and gives it back.
+// A batch is what crosses goroutines: the bytes of many small files or of a part
+// of a large one, cut into pieces, and the items that say what the pieces are
+// for. The feeder fills it, a worker hashes and deflates it, the sink takes it
+// apart in order and gives it back. Its arrays are used again and again.
 type batch struct {
 	buf    []byte
 	pieces []piece
@@ -27,9 +23,25 @@ type batch struct {
 	missing []pack.ID    // of those, what the repository lacks
 	enc     []byte       // encoded entries, back to back
 	entries []pack.Entry // what is to be added
-	fresh   int64        // bytes of the pieces that are to be added
+	sizes   []int        // of the pieces that entries were made of
 	err     error
 	done    chan struct{} // a token when the worker is done
+}
+
+// The bytes of a batch, and how many batches there are. Hand-offs between
+// goroutines cost about a microsecond; a megabyte makes that nothing, and a few
+// batches in flight still fit the cache. Memory is bounded for any number of
+// processors, and for the largest chunkers, which need room for two chunks.
+const (
+	batchSize = 1 << 20
+	flightMax = 32 << 20 // all batches together, if that leaves four of them
+)
+
+// flight returns the number and the size of batches.
+func flight(workers int, s *chunk.Splitter) (n, size int) {
+	n = 2*workers + 4
+	size = max(min(batchSize, flightMax/n), 2*(s.Max()+s.Min()))
+	return max(min(n, flightMax/size), 4), size
 }
 
 // A piece is one chunk: buf[off:end].
@@ -44,7 +56,8 @@ const (
 	dataItem itemKind = iota + 1 // n pieces of the current file
 	zeroItem                     // n chunks of zeros, of the largest size, of the current file
 	fileItem                     // the current file is complete
-	dropItem                     // the current file or this path is left out: it was named already
+	dropItem                     // the current file or this path could not be read; it was named already
+	overItem                     // a file is left out because of its size
 	keepItem                     // unchanged: what the index says
 	linkItem                     // a further name of an inode that this save has read
 	nodeItem                     // a symbolic link (one piece) or a special file (none)
@@ -57,14 +70,22 @@ const (
 type item struct {
 	kind   itemKind
 	racy   bool // may have changed since it was read: not to be marked
+	lost   bool // a directory that is not there any more
 	n      int64
 	src    *source
 	ord    uint64 // of rec in the index
 	rec    index.Record
 	st     fsx.Stat // as found now
 	extras []byte
-	link   *inode // the set of hard links it belongs to
-	stream string // path of a stream
+	link   *linked // for the other names of the inode, if there are any
+	first  string  // the name of the set of hard links it belongs to
+	stream string  // path of a stream
+}
+
+// weight is roughly what an item holds besides itself: paths of deep trees are
+// long.
+func (it *item) weight() int {
+	return len(it.rec.Path) + len(it.rec.Target) + len(it.rec.Extras) + len(it.extras) + len(it.first)
 }
 
 func newBatch(size int) *batch {
@@ -86,9 +107,17 @@ type worker struct {
 	enc  *pack.Encoder
 }
 
+// loop works on batches until there are none.
+func (w *worker) loop(ctx context.Context, work <-chan *batch) {
+	for b := range work {
+		b.err = w.run(ctx, b)
+		b.done <- struct{}{}
+	}
+}
+
 func (w *worker) run(ctx context.Context, b *batch) error {
 	b.ids, b.missing, b.entries = b.ids[:0], b.missing[:0], b.entries[:0]
-	b.enc, b.fresh = b.enc[:0], 0
+	b.enc, b.sizes = b.enc[:0], b.sizes[:0]
 	for _, p := range b.pieces {
 		id, err := w.hash.Sum(pack.Blob, b.buf[p.off:p.end])
 		if err != nil {
@@ -123,12 +152,18 @@ func (w *worker) encode(b *batch) {
 		var crc uint32
 		b.enc, crc = w.enc.Append(b.enc, pack.Blob, b.buf[p.off:p.end])
 		b.entries = append(b.entries, pack.Entry{ID: b.ids[i], CRC: crc, Bytes: b.enc[from:]})
-		b.fresh += int64(p.end - p.off)
+		b.sizes = append(b.sizes, p.end-p.off)
 	}
+	cutEntries(b.entries, b.enc)
+}
+
+// cutEntries gives entries that were encoded back to back into enc, which has
+// moved since, their bytes in it.
+func cutEntries(entries []pack.Entry, enc []byte) {
 	off := 0
-	for i := range b.entries {
-		n := len(b.entries[i].Bytes)
-		b.entries[i].Bytes = b.enc[off : off+n : off+n]
+	for i := range entries {
+		n := len(entries[i].Bytes)
+		entries[i].Bytes = enc[off : off+n : off+n]
 		off += n
 	}
 }

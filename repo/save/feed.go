@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
-	"sync/atomic"
+	"io/fs"
+	"syscall"
 	"time"
 
 	"github.com/kedgebackup/kedge/chunk"
@@ -17,36 +17,25 @@ import (
 )
 
 // window is how many records are looked at together, so that one question to
-// the repository covers the unchanged files among them.
-const window = 1024
-
-// windowBytes is how long the paths of such records may be together: at twenty
-// thousand levels, one is as long as a file.
-const windowBytes = 1 << 18
-
-// An inode is a set of hard links within the index. The first of its paths, in
-// index order, names the set in the metadata of all members.
-type inode struct {
-	path string
-	read bool // a member is in the pipeline: the others need not be read
-	mode uint32
-	tree bool // stored as a chunk tree
-	id   pack.ID
-	ok   bool
-	size int64
-	bits []byte // encoded extras
-}
-
-type inodeKey struct{ dev, ino uint64 }
+// the repository covers the unchanged files among them. A window, like the items
+// of a batch, is smaller if its paths are long: those of a tree of 20,000 levels
+// would come to gigabytes.
+const (
+	window       = 1024
+	windowWeight = 256 << 10
+	itemsMax     = 4 * window
+	itemsWeight  = 1 << 20
+)
 
 // The feeder walks the index in order and fills batches with the bytes of what
 // changed. It is one goroutine.
 type feeder struct {
 	o     *Options
+	on    *callbacks
 	sess  repo.Session
 	plan  *plan
 	skips *skips
-	links map[inodeKey]*inode
+	links *links
 	split *chunk.Splitter
 	names meta.Names
 
@@ -56,20 +45,15 @@ type feeder struct {
 
 	at     place // the directory held open
 	b      *batch
+	weight int // of the items in b
 	start  int // in b.buf: where the chunk being collected begins
 	cuts   []chunk.Cut
 	queued int64 // pieces not yet told of in an item
 
-	itemBytes int // of paths and attributes in the items since the last such flush
-
+	recs         []item // a window
+	heft         int    // their weight
 	ids, missing []pack.ID
 	absent       map[pack.ID]bool
-	ext          meta.Extras
-
-	began              time.Time
-	files, bytes       atomic.Int64
-	unreadable, change atomic.Int64
-	warn               func(path string, err error)
 }
 
 func (f *feeder) run(ctx context.Context) error {
@@ -97,7 +81,7 @@ func (f *feeder) next(ctx context.Context) error {
 	select {
 	case f.b = <-f.free:
 		f.b.reset()
-		f.start = 0
+		f.start, f.weight = 0, 0
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -114,29 +98,25 @@ func (f *feeder) send(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	f.b = nil
 	return nil
 }
 
-// flush hands the batch on and takes another; tail, the bytes of a chunk not yet
-// decided, moves along.
+// flush hands the batch on and takes another. The bytes of a chunk that is not
+// yet decided move along.
 func (f *feeder) flush(ctx context.Context) error {
-	old, tail := f.b, f.b.buf[f.start:]
+	old, from := f.b, f.start
+	tail := old.buf[from:]
 	f.tell()
-	var fresh *batch
-	select {
-	case fresh = <-f.free:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	fresh.reset()
-	fresh.buf = append(fresh.buf, tail...)
-	old.buf = old.buf[:f.start]
-	if err := f.send(ctx); err != nil {
+	if err := f.next(ctx); err != nil {
 		return err
 	}
-	f.b, f.start = fresh, 0
-	return nil
+	fresh := f.b
+	fresh.buf = append(fresh.buf, tail...)
+	old.buf = old.buf[:from]
+	f.b = old
+	err := f.send(ctx)
+	f.b = fresh
+	return err
 }
 
 // tell accounts for the pieces since the last item, which belong to the current file.
@@ -151,9 +131,8 @@ func (f *feeder) tell() {
 func (f *feeder) put(ctx context.Context, it item) error {
 	f.tell()
 	f.b.items = append(f.b.items, it)
-	f.itemBytes += len(it.rec.Path) + len(it.extras)
-	if len(f.b.items) >= 4*window || f.itemBytes >= 2*windowBytes {
-		f.itemBytes = 0
+	f.weight += it.weight()
+	if len(f.b.items) >= itemsMax || f.weight >= itemsWeight {
 		return f.flush(ctx)
 	}
 	return nil
@@ -161,45 +140,42 @@ func (f *feeder) put(ctx context.Context, it item) error {
 
 // root feeds the records at and below one root.
 func (f *feeder) root(ctx context.Context, r *source) error {
-	if s, ok := f.skips.whole[r.src]; ok {
-		return f.put(ctx, item{kind: keepItem, src: r, ord: s.dir, rec: s.rec})
+	if rec, ok := f.skips.whole[r.src]; ok {
+		return f.put(ctx, item{kind: keepItem, src: r, ord: rec.ord, rec: rec.Record})
 	}
+	f.at.begin(r.src, isDir(f.plan.records[r.src].Stat.Mode))
 	it := f.o.Index.Records(r.src)
-	var recs []item
-	size := 0
 	for it.Next() {
-		ord := it.Ordinal()
-		if skip, ok := f.skips.at(ord); ok {
+		var kind itemKind
+		if skip, ok := f.skips.at(it.Ordinal()); ok {
 			it.SkipTo(skip.dir)
 			if !it.Next() {
 				break
 			}
-			ord = it.Ordinal()
-			recs = append(recs, item{kind: keepItem, ord: ord, rec: it.Record().Clone()})
-		} else {
-			recs = append(recs, item{ord: ord, rec: it.Record().Clone()})
+			kind = keepItem
 		}
-		size += len(recs[len(recs)-1].rec.Path)
-		if len(recs) == window || size >= windowBytes {
-			if err := f.records(ctx, r, recs); err != nil {
+		rec := item{kind: kind, ord: it.Ordinal(), rec: it.Record().Clone()}
+		f.recs = append(f.recs, rec)
+		f.heft += rec.weight()
+		if len(f.recs) == window || f.heft >= windowWeight {
+			if err := f.records(ctx, r); err != nil {
 				return err
 			}
-			recs, size = recs[:0], 0
 		}
 	}
 	if err := it.Err(); err != nil {
 		return err
 	}
-	return f.records(ctx, r, recs)
+	return f.records(ctx, r)
 }
 
-// records feeds a window of records, after one question about the ids that the
-// index offers for those that did not change.
-func (f *feeder) records(ctx context.Context, root *source, recs []item) error {
+// records feeds the window, after one question about the ids that the index
+// offers for those that did not change.
+func (f *feeder) records(ctx context.Context, root *source) error {
 	f.ids, f.missing = f.ids[:0], f.missing[:0]
-	for i := range recs {
-		if recs[i].kind == 0 && f.usable(&recs[i].rec) && !isDir(recs[i].rec.Stat.Mode) {
-			f.ids = append(f.ids, recs[i].rec.ID)
+	for i := range f.recs {
+		if r := &f.recs[i].rec; f.recs[i].kind == 0 && usable(r, f.split) && !isDir(r.Stat.Mode) {
+			f.ids = append(f.ids, r.ID)
 		}
 	}
 	clear(f.absent)
@@ -212,27 +188,18 @@ func (f *feeder) records(ctx context.Context, root *source, recs []item) error {
 			f.absent[id] = true
 		}
 	}
-	for i := range recs {
+	for i := range f.recs {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		recs[i].src = f.plan.find(root, recs[i].rec.Path)
-		if err := f.record(ctx, recs[i]); err != nil {
+		f.recs[i].src = f.plan.find(root, f.recs[i].rec.Path)
+		if err := f.record(ctx, f.recs[i]); err != nil {
 			return err
 		}
 	}
+	clear(f.recs)
+	f.recs, f.heft = f.recs[:0], 0
 	return nil
-}
-
-// usable reports whether the index vouches for the record's id: whether the
-// repository has it is another question.
-func (f *feeder) usable(r *index.Record) bool {
-	return usable(r, f.split)
-}
-
-func usable(r *index.Record, s *chunk.Splitter) bool {
-	return r.Flags&index.Valid != 0 && r.Flags&index.Exists != 0 && !r.ID.IsZero() &&
-		(r.Chunker == "" || r.Chunker == s.String())
 }
 
 func (f *feeder) record(ctx context.Context, it item) error {
@@ -246,23 +213,28 @@ func (f *feeder) record(ctx context.Context, it item) error {
 	case isDir(r.Stat.Mode):
 		return f.dir(ctx, it)
 	}
-	if r.Stat.Nlink > 1 {
-		it.link = f.links[inodeKey{r.Stat.Dev, r.Stat.Ino}]
+	set := f.links.take(r)
+	if set != nil {
+		it.first = f.links.first(set)
 	}
-	if f.usable(r) && !f.absent[r.ID] {
+	switch {
+	case isRegular(r.Stat.Mode) && f.o.over(r.Stat.Size):
+		it.kind = overItem
+		return f.put(ctx, it)
+	case usable(r, f.split) && !f.absent[r.ID]:
 		it.kind, it.st, it.extras = keepItem, r.Stat, r.Extras
 		return f.put(ctx, it)
+	case !isRegular(r.Stat.Mode):
+		return f.node(ctx, it)
+	case set != nil && set.got != nil:
+		return f.further(ctx, it, set)
 	}
-	if isRegular(r.Stat.Mode) {
-		return f.file(ctx, it)
-	}
-	return f.node(ctx, it)
+	return f.file(ctx, it, set)
 }
 
 // fail names a path that cannot be saved and leaves it out.
 func (f *feeder) fail(ctx context.Context, it item, err error) error {
-	f.unreadable.Add(1)
-	f.warn(it.rec.Path, err)
+	f.on.unread(it.rec.Path, err)
 	it.kind = dropItem
 	return f.put(ctx, it)
 }
@@ -270,44 +242,47 @@ func (f *feeder) fail(ctx context.Context, it item, err error) error {
 // dir reads the metadata of a directory again: what lies below it changed, and
 // its own attributes are not worth a record that says whether they did.
 func (f *feeder) dir(ctx context.Context, it item) error {
+	it.kind = dirItem
+	start := time.Now()
 	d, err := f.at.enter(it.rec.Path)
 	if err == nil {
 		it.st, err = d.Stat()
 	}
 	if err != nil {
-		// The directory went away under our feet. What was read below it stands.
-		f.unreadable.Add(1)
-		f.warn(it.rec.Path, err)
-		it.kind, it.st, it.extras, it.racy = dirItem, it.rec.Stat, it.rec.Extras, true
+		// What was read below it, or taken over from when it could be read, stands.
+		f.on.unread(it.rec.Path, err)
+		it.st, it.extras, it.racy = it.rec.Stat, it.rec.Extras, true
+		it.lost = errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 		return f.put(ctx, it)
 	}
-	it.extras = f.extras(d.Fd(), it.st, it.rec.Path)
-	it.kind = dirItem
-	it.racy = it.st.Mtime != it.rec.Stat.Mtime || it.st.Ctime != it.rec.Stat.Ctime ||
-		index.Racy(it.st, f.began)
+	var whole bool
+	it.extras, whole = f.extras(d.Fd(), it.st, it.rec.Path)
+	it.racy = !whole || it.st.Mtime != it.rec.Stat.Mtime || it.st.Ctime != it.rec.Stat.Ctime ||
+		index.Racy(it.st, start)
 	return f.put(ctx, it)
 }
 
-// extras reads ACLs and attributes; what cannot be read is named and left out.
-func (f *feeder) extras(fd int, st fsx.Stat, name string) []byte {
+// extras reads ACLs and attributes. What cannot be read is named and left out,
+// and whole is false: the next save has to try again.
+func (f *feeder) extras(fd int, st fsx.Stat, name string) (b []byte, whole bool) {
 	x, err := meta.ReadExtras(fd, st, &f.names)
 	if err != nil {
-		f.unreadable.Add(1)
-		f.warn(name, err)
+		f.on.unread(name, err)
 	}
-	f.ext = x
-	return f.ext.AppendExtras(nil)
+	return x.AppendExtras(nil), err == nil
 }
 
 var errTypeChanged = errors.New("is not what it was when it was indexed")
 
 // node saves a symbolic link or a special file.
 func (f *feeder) node(ctx context.Context, it item) error {
-	d, err := f.at.enter(path.Dir(it.rec.Path))
+	start := time.Now()
+	dir, base := split(it.rec.Path)
+	d, err := f.at.enter(dir)
 	if err != nil {
 		return f.fail(ctx, it, err)
 	}
-	n, st, err := d.OpenNode(path.Base(it.rec.Path))
+	n, st, err := d.OpenNode(base)
 	if err != nil {
 		return f.fail(ctx, it, err)
 	}
@@ -316,22 +291,24 @@ func (f *feeder) node(ctx context.Context, it item) error {
 		return f.fail(ctx, it, errTypeChanged)
 	}
 	if isSymlink(st.Mode) {
-		target, err := d.Readlink(path.Base(it.rec.Path))
-		if err != nil {
+		if it.rec.Target, err = n.Readlink(); err != nil {
 			return f.fail(ctx, it, err)
 		}
-		it.rec.Target = target
-		if err := f.blob(ctx, target); err != nil {
+		if err := f.blob(ctx, it.rec.Target); err != nil {
 			return err
 		}
 	}
-	it.st, it.extras = st, f.extras(n.Fd(), st, it.rec.Path)
-	it.kind, it.racy = nodeItem, index.Racy(st, f.began)
+	var whole bool
+	it.extras, whole = f.extras(n.Fd(), st, it.rec.Path)
+	it.kind, it.st, it.racy = nodeItem, st, !whole || index.Racy(st, start)
 	return f.put(ctx, it)
 }
 
 // blob queues a short string as one piece.
 func (f *feeder) blob(ctx context.Context, s string) error {
+	if s == "" {
+		return nil
+	}
 	if cap(f.b.buf)-len(f.b.buf) < len(s) {
 		if err := f.flush(ctx); err != nil {
 			return err
@@ -344,19 +321,22 @@ func (f *feeder) blob(ctx context.Context, s string) error {
 	return nil
 }
 
-func (f *feeder) stream(ctx context.Context, s Stream) (err error) {
+// stream saves the output of a producer. However it ends, the producer is told.
+func (f *feeder) stream(ctx context.Context, s Stream) error {
+	f.on.reading(s.Path)
 	r, err := s.Open(ctx)
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", s.Path, err)
 	}
-	n, err := f.reader(ctx, r)
+	_, err = f.reader(ctx, r)
 	if cerr := r.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", s.Path, err)
 	}
-	return f.put(ctx, item{kind: flowItem, stream: s.Path, n: n})
+	f.on.read(1, 0)
+	return f.put(ctx, item{kind: flowItem, stream: s.Path})
 }
 
 const fmtMask = 0o170000

@@ -17,7 +17,7 @@ func (o *Options) message(r *Result) string {
 		fmt.Fprintf(&b, "Kedge-Host: %s\n", oneLine(o.Host))
 	}
 	fmt.Fprintf(&b, "Kedge-Files: %d\n", r.Files)
-	fmt.Fprintf(&b, "Kedge-Bytes: %d\n", r.BytesRead)
+	fmt.Fprintf(&b, "Kedge-Bytes: %d\n", r.Bytes)
 	fmt.Fprintf(&b, "Kedge-Unreadable: %d\n", r.Unreadable)
 	return b.String()
 }

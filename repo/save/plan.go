@@ -1,6 +1,7 @@
 package save
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -15,7 +16,7 @@ import (
 type source struct {
 	src, dst string
 	alone    bool // nothing else in the saved tree lies at or below dst
-	open     []*dirItems
+	open     []*openDir
 }
 
 // plan says where everything goes, before anything is read.
@@ -23,23 +24,49 @@ type plan struct {
 	roots   []*source // not inside one another, in index order
 	cuts    []*source // inside a root, longest src first
 	streams []Stream
-	real    map[string]string // directory of the saved tree → the directory whose metadata it carries
+	records map[string]*rootRecord // of the paths that were given
+	real    map[string]string      // directory of the saved tree → the directory whose metadata it carries; "": several would
 }
 
-// A NotIndexedError says that a path to be saved is not in the index.
-type NotIndexedError struct{ Path string }
-
-func (e *NotIndexedError) Error() string { return fmt.Sprintf("%s is not in the index", e.Path) }
-
-// mapping moves what lies at and below src to dst.
+// mapping moves the directory src and what lies below it to dst.
 type mapping struct{ src, dst string }
 
-func newPlan(o *Options) (*plan, error) {
+// A lookup finds the record of a path that exists, nil if there is none.
+type lookup func(path string) (*rootRecord, error)
+
+// lookup looks into the index.
+func (o *Options) lookup(path string) (*rootRecord, error) {
+	if o.Index == nil {
+		return nil, nil
+	}
+	rec, ord, ok, err := o.Index.Lookup(path)
+	if err != nil || !ok || rec.Flags&index.Exists == 0 {
+		return nil, err
+	}
+	return &rootRecord{rec, ord}, nil
+}
+
+// newPlan makes the plan. It reads the records of the paths that are named, and
+// refuses what cannot be saved before anything else is done.
+func newPlan(o *Options, find lookup) (*plan, error) {
 	if err := checkPaths(o); err != nil {
 		return nil, err
 	}
-	maps := mappings(o)
-	p := &plan{streams: o.Streams, real: map[string]string{}}
+	p := &plan{streams: o.Streams, records: map[string]*rootRecord{}, real: map[string]string{}}
+	for _, r := range o.Roots {
+		rec, err := find(r)
+		if err != nil {
+			return nil, err
+		}
+		if rec == nil {
+			return nil, &NotIndexedError{r}
+		}
+		p.records[r] = rec
+	}
+	maps, err := p.mappings(o, find)
+	if err != nil {
+		return nil, err
+	}
 	roots := slices.Clone(o.Roots)
 	slices.SortFunc(roots, index.Compare)
 	for _, r := range slices.Compact(roots) {
@@ -53,12 +80,12 @@ func newPlan(o *Options) (*plan, error) {
 			p.cuts = append(p.cuts, &source{src: m.src, dst: m.dst})
 		}
 	}
-	all := slices.Concat(p.roots, p.cuts)
-	for _, s := range all {
+	for _, s := range slices.Concat(p.roots, p.cuts) {
 		s.alone = !p.foreign(s, s.dst)
-		p.nameParents(maps, s)
+		p.claim(s.dst, s.src)
+		p.claimParents(maps, s)
 	}
-	return p, nil
+	return p, p.checkStreams(find)
 }
 
 func checkPaths(o *Options) error {
@@ -67,42 +94,55 @@ func checkPaths(o *Options) error {
 			return fmt.Errorf("path %q is not absolute and clean", r)
 		}
 	}
-	seen := map[string]bool{}
-	for _, s := range o.Streams {
+	for i, s := range o.Streams {
 		if !strings.HasPrefix(s.Path, "/") || path.Clean(s.Path) != s.Path || s.Path == "/" {
 			return fmt.Errorf("stream path %q is not absolute and clean", s.Path)
 		}
 		if strings.IndexByte(s.Path, 0) >= 0 {
 			return fmt.Errorf("stream path %q holds a NUL byte", s.Path)
 		}
-		if seen[s.Path] {
-			return fmt.Errorf("two streams at %s", s.Path)
+		for _, other := range o.Streams[:i] {
+			if index.Within(s.Path, other.Path) || index.Within(other.Path, s.Path) {
+				return &CollisionError{s.Path, other.Path}
+			}
 		}
-		seen[s.Path] = true
 	}
 	if len(o.Roots) == 0 && len(o.Streams) == 0 {
-		return fmt.Errorf("nothing to save: no path and no stream")
+		return errors.New("nothing to save: no path and no stream")
 	}
 	return nil
 }
 
-// mappings returns the rewriting rules, longest source first.
-func mappings(o *Options) []mapping {
-	var maps []mapping
+// mappings returns the rewriting rules, longest source first. A rule for a file
+// is none: nothing lies below it.
+func (p *plan) mappings(o *Options, find lookup) ([]mapping, error) {
+	var all, maps []mapping
 	switch {
 	case o.Strip:
 		for _, r := range o.Roots {
-			maps = append(maps, mapping{r, "/"})
+			all = append(all, mapping{r, "/"})
 		}
 	case o.StripPath != "":
-		maps = append(maps, mapping{path.Clean(o.StripPath), "/"})
+		all = append(all, mapping{path.Clean(o.StripPath), "/"})
 	default:
 		for _, g := range o.Graft {
-			maps = append(maps, mapping{path.Clean(g[0]), path.Clean("/" + g[1])})
+			all = append(all, mapping{path.Clean(g[0]), path.Clean("/" + g[1])})
+		}
+	}
+	for _, m := range all {
+		rec := p.records[m.src]
+		if rec == nil {
+			var err error
+			if rec, err = find(m.src); err != nil {
+				return nil, err
+			}
+		}
+		if rec == nil || isDir(rec.Stat.Mode) {
+			maps = append(maps, m)
 		}
 	}
 	slices.SortStableFunc(maps, func(a, b mapping) int { return len(b.src) - len(a.src) })
-	return slices.CompactFunc(maps, func(a, b mapping) bool { return a.src == b.src })
+	return slices.CompactFunc(maps, func(a, b mapping) bool { return a.src == b.src }), nil
 }
 
 func mapPath(maps []mapping, p string) string {
@@ -114,21 +154,69 @@ func mapPath(maps []mapping, p string) string {
 	return p
 }
 
-// nameParents notes which directories above a source lend their metadata to the
+// claimParents notes which directories above a source lend their metadata to the
 // directories above its place in the saved tree: those that the same rules
-// would move there. If two differ nobody does.
-func (p *plan) nameParents(maps []mapping, s *source) {
+// would move there.
+func (p *plan) claimParents(maps []mapping, s *source) {
 	src, dst := s.src, s.dst
 	for dst != "/" {
 		src, dst = path.Dir(src), path.Dir(dst)
 		if mapPath(maps, src) != dst {
 			return
 		}
-		if have, ok := p.real[dst]; ok && have != src {
-			src = ""
-		}
-		p.real[dst] = src
+		p.claim(dst, src)
 	}
+}
+
+// claim notes that a directory of the saved tree carries the metadata of src. If
+// two claim it, it carries nobody's.
+func (p *plan) claim(dst, src string) {
+	if have, ok := p.real[dst]; ok && have != src {
+		src = ""
+	}
+	p.real[dst] = src
+}
+
+// checkStreams refuses streams that would stand where something else does, or
+// below something that is no directory. To let one of the two win was rejected:
+// a dump would silently take the place of a file, or not be saved at all.
+func (p *plan) checkStreams(find lookup) error {
+	for _, st := range p.streams {
+		for _, s := range slices.Concat(p.roots, p.cuts) {
+			if index.Within(s.dst, st.Path) {
+				return &CollisionError{st.Path, s.src}
+			}
+			if !index.Within(st.Path, s.dst) {
+				continue
+			}
+			name := path.Join(s.src, st.Path[len(strings.TrimSuffix(s.dst, "/")):])
+			if p.find(s, name) != s {
+				continue // what is there in the index goes elsewhere
+			}
+			if err := collides(find, st.Path, name, s.src); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// collides reports that the index has something at the name, or something other
+// than a directory above it, down from top.
+func collides(find lookup, stream, name, top string) error {
+	for at := name; index.Within(at, top); at = path.Dir(at) {
+		rec, err := find(at)
+		if err != nil {
+			return err
+		}
+		if rec != nil && (at == name || !isDir(rec.Stat.Mode)) {
+			return &CollisionError{stream, at}
+		}
+		if at == "/" {
+			break
+		}
+	}
+	return nil
 }
 
 // root returns the root that a path lies in, or nil.
@@ -158,17 +246,20 @@ func (p *plan) foreign(s *source, dst string) bool {
 			return true
 		}
 	}
-	for _, o := range p.roots {
-		if o != s && index.Within(o.dst, dst) {
-			return true
-		}
-	}
-	for _, o := range p.cuts {
-		if o != s && index.Within(o.dst, dst) {
-			return true
+	for _, list := range [...][]*source{p.roots, p.cuts} {
+		for _, o := range list {
+			if o != s && index.Within(o.dst, dst) {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// shared reports whether the directory that is saved for one of s holds more
+// than what s has to go there.
+func (p *plan) shared(s *source, name string) bool {
+	return !s.alone && p.foreign(s, s.place(name))
 }
 
 // pure reports whether the tree that is saved for a directory of s holds what
@@ -180,7 +271,7 @@ func (p *plan) pure(s *source, name string) bool {
 			return false
 		}
 	}
-	return s.alone || !p.foreign(s, s.place(name))
+	return !p.shared(s, name)
 }
 
 // place returns where a path of the source stands in the saved tree.

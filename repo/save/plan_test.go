@@ -1,6 +1,21 @@
 package save
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"github.com/kedgebackup/kedge/index"
+	"github.com/kedgebackup/kedge/internal/fsx"
+)
+
+// directories is an index that has every path, as a directory, but for those that
+// end in ".sql".
+func directories(path string) (*rootRecord, error) {
+	if strings.HasSuffix(path, ".sql") {
+		return nil, nil
+	}
+	return &rootRecord{Record: index.Record{Path: path, Stat: fsx.Stat{Mode: 0o040755}, Flags: index.Exists}}, nil
+}
 
 // Where paths of the index come to stand, and which of them may be marked.
 func TestPlanPlaces(t *testing.T) {
@@ -63,7 +78,7 @@ func TestPlanPlaces(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, err := newPlan(&c.o)
+			p, err := newPlan(&c.o, directories)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +111,7 @@ func TestPlanRefuses(t *testing.T) {
 		{Streams: []Stream{{Path: "/x"}, {Path: "/x"}}},
 		{Streams: []Stream{{Path: "/x\x00y"}}},
 	} {
-		if _, err := newPlan(&o); err == nil {
+		if _, err := newPlan(&o, directories); err == nil {
 			t.Errorf("%+v was accepted", o)
 		}
 	}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"path"
+	"time"
 
 	"github.com/kedgebackup/kedge/index"
 	"github.com/kedgebackup/kedge/internal/fsx"
@@ -13,21 +13,17 @@ import (
 // errChanged says that what was saved of a file is no state the file ever had.
 var errChanged = errors.New("changed while it was read")
 
-// file saves a regular file that changed.
-func (f *feeder) file(ctx context.Context, it item) error {
-	if f.o.MaxSize > 0 && it.rec.Stat.Size >= f.o.MaxSize {
-		it.kind, it.racy = dropItem, true
-		return f.put(ctx, it)
-	}
-	if it.link != nil && it.link.read {
-		it.kind = linkItem
-		return f.put(ctx, it)
-	}
-	d, err := f.at.enter(path.Dir(it.rec.Path))
+// file saves a regular file that changed. set is the set of hard links that it
+// belongs to, nil if it has no other name.
+func (f *feeder) file(ctx context.Context, it item, set *linkSet) error {
+	f.on.reading(it.rec.Path)
+	dir, base := split(it.rec.Path)
+	d, err := f.at.enter(dir)
 	if err != nil {
 		return f.fail(ctx, it, err)
 	}
-	src, st, err := d.OpenFile(path.Base(it.rec.Path))
+	start := time.Now()
+	src, st, err := d.OpenFile(base)
 	if err != nil {
 		if errors.Is(err, fsx.ErrNotRegular) {
 			err = errTypeChanged
@@ -35,36 +31,76 @@ func (f *feeder) file(ctx context.Context, it item) error {
 		return f.fail(ctx, it, err)
 	}
 	defer src.Close()
-	it.extras = f.extras(src.Fd(), st, it.rec.Path)
+	if f.o.over(st.Size) {
+		it.kind = overItem // it grew since it was indexed
+		return f.put(ctx, it)
+	}
+	if set != nil && st.Ino != it.rec.Stat.Ino {
+		set, it.first = nil, "" // another file has this name by now
+	}
+	extras, whole := f.extras(src.Fd(), st, it.rec.Path)
 	n, err := f.contents(ctx, src, st)
 	if err != nil {
-		if ctx.Err() != nil {
-			return err
-		}
-		f.abandon()
-		return f.fail(ctx, it, err)
+		return f.broken(ctx, it, err)
 	}
 	after, err := src.Stat()
 	if err != nil {
-		return f.fail(ctx, it, err)
+		return f.broken(ctx, it, err)
 	}
-	it.kind, it.n, it.st = fileItem, n, st
-	it.racy = index.Racy(st, f.began)
-	if n != after.Size || st.Mtime != after.Mtime || st.Ctime != after.Ctime {
-		f.change.Add(1)
-		f.warn(it.rec.Path, errChanged)
+	it.kind, it.st, it.extras = fileItem, st, extras
+	it.racy = !whole || index.Racy(st, start)
+	if torn(n, &st, &after) {
+		f.on.torn(it.rec.Path)
 		it.racy = true
 	}
-	if it.link != nil {
-		it.link.read = true
+	if it.link = set.keep(&st); it.link != nil {
+		it.link.racy = it.racy
 	}
-	f.files.Add(1)
+	f.on.read(1, 0)
 	return f.put(ctx, it)
 }
 
-// abandon drops the bytes of a chunk that will never be complete.
-func (f *feeder) abandon() {
+// broken leaves a file out of which some was read already: what was sent of it
+// is forgotten by the sink, the bytes of a chunk that will never be complete here.
+func (f *feeder) broken(ctx context.Context, it item, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
 	f.b.buf = f.b.buf[:f.start]
+	return f.fail(ctx, it, err)
+}
+
+// torn reports whether a file of which n bytes were read may have changed
+// meanwhile. Files that are made up as they are read, those of /proc and /sys,
+// have no blocks, and any size; their times have to do.
+func torn(n int64, before, after *fsx.Stat) bool {
+	return before.Mtime != after.Mtime || before.Ctime != after.Ctime || before.Size != after.Size ||
+		n != after.Size && after.Blocks > 0
+}
+
+// further saves another name of an inode that this save has read already, if it
+// still is a name of that.
+func (f *feeder) further(ctx context.Context, it item, set *linkSet) error {
+	start := time.Now()
+	dir, base := split(it.rec.Path)
+	d, err := f.at.enter(dir)
+	if err != nil {
+		return f.fail(ctx, it, err)
+	}
+	st, err := d.Lstat(base)
+	if err != nil {
+		return f.fail(ctx, it, err)
+	}
+	if st.Dev != set.got.dev || st.Ino != set.got.ino {
+		it.first = ""
+		return f.file(ctx, it, nil)
+	}
+	it.kind, it.st, it.link = linkItem, st, set.got
+	it.racy = set.got.racy || index.Racy(st, start)
+	if set.left == 0 {
+		set.got = nil // nobody asks for it any more
+	}
+	return f.put(ctx, it)
 }
 
 // contents reads a file up to the size that it had when it was opened: a log
@@ -83,10 +119,10 @@ func (f *feeder) contents(ctx context.Context, src *fsx.Source, st fsx.Stat) (in
 		return f.sparse(ctx, src, st.Size)
 	}
 	n, err := f.extent(ctx, src, 0, st.Size)
-	if err != nil {
-		return n, err
+	if err == nil {
+		f.cut(true)
 	}
-	return n, f.cut(ctx, true)
+	return n, err
 }
 
 // extent reads from off to end, or to where the file ends now.
@@ -101,7 +137,7 @@ func (f *feeder) extent(ctx context.Context, src io.ReaderAt, off, end int64) (i
 			room = room[:end-off]
 		}
 		n, err := src.ReadAt(room, off)
-		f.take(n)
+		f.took(n)
 		off += int64(n)
 		if err == io.EOF || n == 0 && err == nil {
 			break
@@ -121,10 +157,11 @@ func (f *feeder) reader(ctx context.Context, r io.Reader) (total int64, err erro
 			return total, err
 		}
 		n, err := r.Read(room)
-		f.take(n)
+		f.took(n)
 		total += int64(n)
-		if err == io.EOF || err == nil && n == 0 && isFile(r) {
-			return total, f.cut(ctx, true)
+		if err == io.EOF {
+			f.cut(true)
+			return total, nil
 		}
 		if err != nil {
 			return total, err
@@ -135,25 +172,17 @@ func (f *feeder) reader(ctx context.Context, r io.Reader) (total int64, err erro
 	}
 }
 
-// isFile reports whether an empty read means the end, as it does of a descriptor.
-func isFile(r io.Reader) bool {
-	_, ok := r.(*fsx.Source)
-	return ok
-}
-
-// take counts n bytes that were read into room.
-func (f *feeder) take(n int) {
+// took counts n bytes that were read into room.
+func (f *feeder) took(n int) {
 	f.b.buf = f.b.buf[:len(f.b.buf)+n]
-	f.bytes.Add(int64(n))
+	f.on.read(0, int64(n))
 }
 
 // room returns space to read into, having cut and sent what was there if it was
 // nearly full.
 func (f *feeder) room(ctx context.Context) ([]byte, error) {
 	if cap(f.b.buf)-len(f.b.buf) < 4096 {
-		if err := f.cut(ctx, false); err != nil {
-			return nil, err
-		}
+		f.cut(false)
 		if err := f.flush(ctx); err != nil {
 			return nil, err
 		}
@@ -162,7 +191,7 @@ func (f *feeder) room(ctx context.Context) ([]byte, error) {
 }
 
 // cut turns the bytes collected so far into pieces; with last, all of them.
-func (f *feeder) cut(_ context.Context, last bool) error {
+func (f *feeder) cut(last bool) {
 	f.cuts = f.split.Split(f.cuts[:0], f.b.buf[f.start:], last)
 	base := f.start
 	for _, c := range f.cuts {
@@ -170,72 +199,4 @@ func (f *feeder) cut(_ context.Context, last bool) error {
 		f.start = base + c.End
 	}
 	f.queued += int64(len(f.cuts))
-	return nil
-}
-
-// holeMin is the size from which holes are looked for: below, reading zeros is
-// cheaper than asking where they are.
-const holeMin = 1 << 18
-
-// sparse reads the extents that hold data and jumps over the holes.
-func (f *feeder) sparse(ctx context.Context, src *fsx.Source, size int64) (int64, error) {
-	for pos := int64(0); pos < size; {
-		data, hole, err := src.NextData(pos)
-		if err != nil {
-			return pos, err
-		}
-		data, hole = min(max(data, pos), size), min(hole, size)
-		if err := f.zeros(ctx, data-pos); err != nil {
-			return data, err
-		}
-		if data < hole {
-			n, err := f.extent(ctx, src, data, hole)
-			if err != nil || n < hole-data {
-				return data + n, errors.Join(err, f.cut(ctx, true))
-			}
-		}
-		pos = max(hole, data)
-	}
-	return size, f.cut(ctx, true)
-}
-
-// zeros feeds n bytes of zeros. Once the chunk being collected is nothing but
-// zeros the splitter would cut the largest size from them again and again: that
-// many chunks are told of in one item. Enough zeros are left over to be cut the
-// ordinary way, so that the end of the run comes out as the definition has it.
-func (f *feeder) zeros(ctx context.Context, n int64) error {
-	step, rest := int64(f.split.Max()), int64(f.split.Max()+f.split.Min())
-	f.bytes.Add(n)
-	for n > 0 {
-		tail := f.b.buf[f.start:]
-		if total := int64(len(tail)) + n; total-rest >= step && allZero(tail) {
-			k := (total - rest) / step
-			f.b.buf = f.b.buf[:f.start]
-			n = total - k*step
-			if err := f.put(ctx, item{kind: zeroItem, n: k}); err != nil {
-				return err
-			}
-		}
-		room, err := f.room(ctx)
-		if err != nil {
-			return err
-		}
-		room = room[:min(int64(len(room)), n, rest)]
-		clear(room)
-		f.b.buf = f.b.buf[:len(f.b.buf)+len(room)]
-		n -= int64(len(room))
-		if err := f.cut(ctx, false); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }

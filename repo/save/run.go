@@ -17,47 +17,60 @@ import (
 // A run is one save under way.
 type run struct {
 	o     *Options
+	on    *callbacks
 	cfg   repo.Config
 	split *chunk.Splitter
 	plan  *plan
 	sess  repo.Session
 	found *survey
-	feed  *feeder
 	sink  *sink
-	top   *topTree
 	res   Result
 	began time.Time
 	old   pack.ID // the tip the save stands on
-
-	warnMu sync.Mutex
 }
 
-// Run makes one save. If it fails no ref has moved. Result.Unreadable > 0 is no
-// failure: the caller's exit code is 3 then.
+// Run makes one save. If it fails no ref has moved. Result.Unreadable > 0 and
+// Result.Changed > 0 are no failures: the caller's exit code is 3 then.
 //
 // The order is that of the commit point: objects are added as they come and
 // published by Session.Commit, children before parents; then the ref moves, which
 // is the save; then the index is told what was saved. A save cut short anywhere
-// leaves objects that the next one finds.
+// leaves objects that the next one finds. When Run returns nothing of it goes on.
 func Run(ctx context.Context, o Options) (Result, error) {
-	r := &run{o: &o, began: time.Now()}
+	r := &run{o: &o, on: &callbacks{o: &o}, began: time.Now()}
 	if o.Date.IsZero() {
 		o.Date = r.began
 	}
-	if err := r.prepare(ctx); err != nil {
-		return r.res, err
-	}
-	defer r.sess.Close()
-	if err := r.pump(ctx); err != nil {
-		return r.res, err
-	}
-	if err := r.finish(ctx); err != nil {
-		return r.res, err
-	}
+	err := r.all(ctx)
+	r.res.Unreadable, r.res.Changed = r.on.unreadable, r.on.changed
 	r.res.Elapsed = time.Since(r.began)
-	return r.res, nil
+	return r.res, err
 }
 
+func (r *run) all(ctx context.Context) (err error) {
+	if err := r.prepare(ctx); err != nil {
+		return err
+	}
+	if r.o.DryRun {
+		r.sess = newDryRun(r.o.Repo)
+	} else if r.sess, err = r.o.Repo.Begin(ctx); err != nil {
+		return err
+	}
+	defer r.sess.Close()
+	r.found = &survey{o: r.o, sess: r.sess, plan: r.plan, split: r.split}
+	if err := r.found.look(ctx); err != nil {
+		return err
+	}
+	r.sink = r.newSink()
+	defer r.sink.dropMarks()
+	if err := r.pump(ctx); err != nil {
+		return err
+	}
+	return r.finish(ctx)
+}
+
+// prepare does what needs no session, so that it can be refused before anything
+// is changed.
 func (r *run) prepare(ctx context.Context) (err error) {
 	o := r.o
 	c, ok := o.Repo.(repo.Configured)
@@ -68,26 +81,23 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if r.split, err = chunk.Parse(r.cfg.Chunker); err != nil {
 		return err
 	}
-	if r.plan, err = newPlan(o); err != nil {
+	if o.Name != "" {
+		if err := repo.CheckRefName(o.ref()); err != nil {
+			return err
+		}
+	}
+	if r.plan, err = newPlan(o, o.lookup); err != nil {
 		return err
 	}
 	if o.Name != "" {
-		if r.old, err = tip(ctx, o.Repo, "refs/heads/"+o.Name); err != nil {
-			return err
-		}
+		r.old, err = tip(ctx, o.Repo, o.ref())
 		r.res.Previous = r.old
-	}
-	if r.sess, err = o.Repo.Begin(ctx); err != nil {
-		return err
-	}
-	if o.DryRun {
-		r.sess = &dryRun{Session: r.sess, added: map[pack.ID]bool{}}
-	}
-	if r.found, err = look(ctx, o, r.sess, r.plan, r.split); err != nil {
-		r.sess.Close()
 	}
 	return err
 }
+
+// ref returns the ref that the save moves.
+func (o *Options) ref() string { return "refs/heads/" + o.Name }
 
 func tip(ctx context.Context, r repo.Repo, ref string) (pack.ID, error) {
 	refs, err := r.Refs(ctx, ref)
@@ -104,19 +114,17 @@ func tip(ctx context.Context, r repo.Repo, ref string) (pack.ID, error) {
 func (r *run) pump(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	n := r.o.Workers
-	if n <= 0 {
-		n = runtime.GOMAXPROCS(0)
+	workers := r.o.Workers
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
 	}
-	inFlight := 2*n + 4
-	free, work, line := make(chan *batch, inFlight), make(chan *batch, inFlight), make(chan *batch, inFlight)
-	size := max(batchSize, 3*(r.split.Max()+r.split.Min()))
-	for range inFlight {
+	n, size := flight(workers, r.split)
+	free, work, line := make(chan *batch, n), make(chan *batch, n), make(chan *batch, n)
+	for range n {
 		free <- newBatch(size)
 	}
-	r.feed = r.newFeeder(free, work, line)
-	r.sink = r.newSink(ctx)
-
+	feed := r.newFeeder(free, work, line)
+	r.sink.begin(ctx, n)
 	var wg sync.WaitGroup
 	start := func(f func() error) {
 		wg.Go(func() {
@@ -125,61 +133,45 @@ func (r *run) pump(ctx context.Context) error {
 			}
 		})
 	}
-	start(func() error { return r.feed.run(ctx) })
-	for range n {
+	start(func() error { return feed.run(ctx) })
+	for range workers {
 		w := &worker{sess: r.sess, hash: pack.NewHasher(), enc: r.encoder()}
-		start(func() error { return w.loop(ctx, work) })
+		wg.Go(func() { w.loop(ctx, work) })
 	}
 	start(func() error { return r.sink.run(line, free) })
 	stop := r.report(ctx)
 	wg.Wait()
 	stop()
-	r.res.Unreadable += r.feed.unreadable.Load()
-	r.res.Changed += r.feed.change.Load()
 	return context.Cause(ctx)
 }
 
-// loop works on batches until there are none.
-func (w *worker) loop(ctx context.Context, work <-chan *batch) error {
-	for b := range work {
-		b.err = w.run(ctx, b)
-		b.done <- struct{}{}
+func (r *run) encoder() *pack.Encoder {
+	switch {
+	case r.o.Level >= 0:
+		return pack.NewEncoder(r.o.Level)
+	case r.cfg.Compression >= 0:
+		return pack.NewEncoder(r.cfg.Compression)
 	}
-	return nil
+	return pack.NewEncoder(1)
 }
-
-func (r *run) level() int {
-	if r.o.Level >= 0 {
-		return r.o.Level
-	}
-	if r.cfg.Compression >= 0 {
-		return r.cfg.Compression
-	}
-	return 1
-}
-
-func (r *run) encoder() *pack.Encoder { return pack.NewEncoder(r.level()) }
 
 func (r *run) newFeeder(free, work, line chan *batch) *feeder {
 	return &feeder{
-		o: r.o, sess: r.sess, plan: r.plan, skips: &r.found.skips, links: r.found.links,
-		split: r.split, free: free, work: work, line: line,
-		absent: map[pack.ID]bool{}, began: r.began, warn: r.warn,
+		o: r.o, on: r.on, sess: r.sess, plan: r.plan, skips: &r.found.skips, links: &r.found.links,
+		split: r.split, free: free, work: work, line: line, absent: map[pack.ID]bool{},
 	}
 }
 
-func (r *run) newSink(ctx context.Context) *sink {
+func (r *run) newSink() *sink {
 	s := &sink{
-		o: r.o, ctx: ctx, plan: r.plan, res: &r.res, warn: r.warnCounted,
-		chunker: r.split.String(), newest: r.began, step: int64(r.split.Max()),
-		store: &store{ctx: ctx, sess: r.sess, hash: pack.NewHasher(), enc: r.encoder(),
+		o: r.o, on: r.on, plan: r.plan, top: &topTree{}, res: &r.res,
+		chunker: r.split.String(), step: int64(r.split.Max()),
+		store: &store{sess: r.sess, hash: pack.NewHasher(), enc: r.encoder(),
 			rate: &rate{perSecond: r.o.BytesPerSecond}},
 	}
-	r.top = newTopTree(s.warn)
-	s.top = r.top
 	s.zero = pack.Sum(pack.Blob, make([]byte, s.step))
 	s.file.Emit = s.store.addTree
-	s.dir = repo.DirWriter{Emit: s.store.addTree, Split: r.bupm(s.store), SplitTrees: r.cfg.SplitTrees}
+	s.write = repo.DirWriter{Emit: s.store.addTree, Split: r.bupm(s.store), SplitTrees: r.cfg.SplitTrees}
 	if r.o.Index != nil && !r.o.DryRun {
 		s.marks = r.o.Index.Rewrite()
 	}
@@ -196,7 +188,7 @@ func (r *run) bupm(st *store) func(body []byte) (repo.TreeEntry, error) {
 		from := 0
 		cuts = r.split.Split(cuts[:0], body, true)
 		for _, c := range cuts {
-			id, err := st.add(repo.Trees, pack.Blob, body[from:c.End])
+			id, err := st.add(pack.Blob, body[from:c.End])
 			if err != nil {
 				return repo.TreeEntry{}, err
 			}
@@ -205,28 +197,9 @@ func (r *run) bupm(st *store) func(body []byte) (repo.TreeEntry, error) {
 			}
 			from = c.End
 		}
-		e, ok, err := tree.Finish()
-		if err == nil && !ok {
-			e.Mode = repo.ModeFile
-			e.ID, err = st.addEmpty()
-		}
+		e, _, err := tree.Finish()
 		return e, err
 	}
-}
-
-func (r *run) warn(path string, err error) {
-	if r.o.Warn == nil {
-		return
-	}
-	r.warnMu.Lock()
-	defer r.warnMu.Unlock()
-	r.o.Warn(path, err)
-}
-
-// warnCounted is for what the sink finds out.
-func (r *run) warnCounted(path string, err error) {
-	r.res.Unreadable++
-	r.warn(path, err)
 }
 
 // report calls Options.Progress twice a second until the returned function is called.
@@ -234,6 +207,7 @@ func (r *run) report(ctx context.Context) (stop func()) {
 	if r.o.Progress == nil {
 		return func() {}
 	}
+	r.on.progress.FilesTotal, r.on.progress.BytesTotal = r.found.files, r.found.bytes
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -242,10 +216,7 @@ func (r *run) report(ctx context.Context) (stop func()) {
 		for {
 			select {
 			case <-tick.C:
-				r.o.Progress(Progress{
-					Files: r.feed.files.Load(), FilesTotal: r.found.files,
-					Bytes: r.feed.bytes.Load(), BytesTotal: r.found.bytes,
-				})
+				r.on.report()
 			case <-done:
 				return
 			case <-ctx.Done():
@@ -259,17 +230,23 @@ func (r *run) report(ctx context.Context) (stop func()) {
 // finish stores what leads to the sources and the commit, publishes everything,
 // moves the ref and marks the index.
 func (r *run) finish(ctx context.Context) (err error) {
-	if r.sink.marks != nil {
-		defer r.sink.marks.Abort()
+	s := r.sink
+	s.begin(ctx, 0)
+	if err := s.checkClosed(); err != nil {
+		return err
 	}
-	st := r.sink.store
-	st.ctx = ctx
-	if r.res.Tree, err = r.top.build(&r.sink.dir, r.plan.parentMeta); err != nil {
+	if r.res.Tree, err = s.buildTop(); err != nil {
 		return err
 	}
 	r.res.BytesDedup = r.res.BytesRead - r.res.BytesNew
 	if r.res.Commit, err = r.commit(); err != nil {
 		return err
+	}
+	// The names first: once a tree is there, nobody looks at its names again.
+	if a, ok := r.o.Repo.(repo.NameAllower); ok && len(s.frown.names) > 0 && !r.o.DryRun {
+		if err := a.AllowNames(ctx, s.frown.names); err != nil {
+			return err
+		}
 	}
 	if err := r.sess.Commit(ctx); err != nil {
 		return err
@@ -278,37 +255,45 @@ func (r *run) finish(ctx context.Context) (err error) {
 	if r.o.DryRun {
 		return nil
 	}
-	if a, ok := r.o.Repo.(repo.NameAllower); ok && len(r.sink.frown) > 0 {
-		if err := a.AllowNames(ctx, r.sink.frown); err != nil {
-			return err
-		}
-	}
 	if r.o.Name != "" {
 		if err := r.move(ctx); err != nil {
 			return err
 		}
 	}
-	if r.sink.marks != nil {
-		if err := r.sink.marks.Commit(); err != nil {
-			// The save stands. The index only makes the next one read more.
-			r.warn("", fmt.Errorf("the save is complete, but the index could not be updated: %w", err))
-		}
-	}
+	r.markIndex()
 	return nil
 }
 
+// markIndex tells the index what was saved. The save stands whatever comes of
+// it: without, the next one only reads more.
+func (r *run) markIndex() {
+	s := r.sink
+	if s.marks != nil {
+		s.marksErr = s.marks.Commit()
+	}
+	if s.marksErr != nil {
+		r.on.remark("", fmt.Errorf("the save is complete, but the index could not be updated: %w", s.marksErr))
+	}
+}
+
+// commit stores the commit, and with it all that still waits.
 func (r *run) commit() (pack.ID, error) {
+	r.res.Unreadable = r.on.unreadable
 	sig := repo.Signature{Who: r.o.Author, When: r.o.Date}
 	c := repo.Commit{Tree: r.res.Tree, Author: sig, Committer: sig, Message: r.o.message(&r.res)}
 	if !r.old.IsZero() {
 		c.Parents = []pack.ID{r.old}
 	}
-	return r.sink.store.add(repo.Trees, pack.Commit, c.Append(nil))
+	id, err := r.sink.store.add(pack.Commit, c.Append(nil))
+	if err != nil {
+		return id, err
+	}
+	return id, r.sink.store.flush()
 }
 
 func (r *run) move(ctx context.Context) (err error) {
 	r.res.Commit, err = r.o.Repo.SetRef(ctx, repo.Move{
-		Ref: "refs/heads/" + r.o.Name, Old: r.old, New: r.res.Commit, Reparent: true,
+		Ref: r.o.ref(), Old: r.old, New: r.res.Commit, Reparent: true,
 		Stats: repo.MoveStats{
 			Objects: r.res.ObjectsStored, Bytes: r.res.BytesStored,
 			Seconds: time.Since(r.began).Seconds(), ClientTime: r.o.Date.Unix(),

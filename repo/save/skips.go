@@ -13,14 +13,19 @@ import (
 type skip struct {
 	first, dir uint64
 	id         pack.ID
-	rec        index.Record // only in skips.whole
+}
+
+// A rootRecord is what the index has of a path to be saved.
+type rootRecord struct {
+	index.Record
+	ord uint64
 }
 
 // skips are the topmost directories that did not change and that the repository
 // still has with everything below them.
 type skips struct {
-	whole  map[string]skip // roots that are unchanged altogether, by path
-	ranges []skip          // in order, not inside one another
+	whole  map[string]*rootRecord // roots that are unchanged altogether, by path
+	ranges []skip                 // in order, not inside one another
 	next   int
 }
 
@@ -37,95 +42,77 @@ func (s *skips) at(ord uint64) (skip, bool) {
 
 // A survey is what one pass over the index finds out before anything is read.
 type survey struct {
+	o            *Options
+	sess         repo.Session
+	plan         *plan
+	split        *chunk.Splitter
 	skips        skips
-	links        map[inodeKey]*inode
+	links        links
 	files, bytes int64 // that have to be read
 }
 
 // look makes the survey. On a night without changes it reads one record a root
 // and asks the repository one question.
-func look(ctx context.Context, o *Options, sess repo.Session, p *plan, sp *chunk.Splitter) (*survey, error) {
-	s := &survey{links: map[inodeKey]*inode{}}
-	s.skips.whole = map[string]skip{}
-	if err := s.lookAtRoots(ctx, o, sess, p, sp); err != nil {
-		return nil, err
+func (s *survey) look(ctx context.Context) error {
+	if err := s.lookAtRoots(ctx); err != nil {
+		return err
 	}
-	if len(s.skips.whole) == len(p.roots) {
-		return s, nil
+	if len(s.skips.whole) == len(s.plan.roots) {
+		return nil
 	}
 	// Sets of hard links span roots: all of the index is read for them.
-	it := o.Index.Records("/")
+	it := s.o.Index.Records("/")
 	for it.Next() {
 		r := it.Record()
+		if it.Ordinal()&0xfff == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if r.Flags&index.Exists == 0 {
 			continue
 		}
-		s.noteLink(r)
-		root := p.root(r.Path)
+		s.links.note(r)
+		root := s.plan.root(r.Path)
 		if root == nil {
 			continue
 		}
 		if _, ok := s.skips.whole[root.src]; !ok {
-			s.note(p, root, it.Ordinal(), r, sp)
+			s.note(root, it.Ordinal(), r)
 		}
 	}
 	if err := it.Err(); err != nil {
-		return nil, err
+		return err
 	}
-	return s, s.confirm(ctx, sess)
+	return s.confirm(ctx)
 }
 
-// lookAtRoots finds the records of the roots, which must be there, and takes
-// those that are unchanged and present.
-func (s *survey) lookAtRoots(ctx context.Context, o *Options, sess repo.Session, p *plan, sp *chunk.Splitter) error {
+// lookAtRoots takes the roots that are unchanged and present.
+func (s *survey) lookAtRoots(ctx context.Context) error {
+	s.skips.whole = map[string]*rootRecord{}
 	var ids []pack.ID
-	var found []*source
-	for _, root := range p.roots {
-		rec, ord, ok, err := o.Index.Lookup(root.src)
-		if err != nil {
-			return err
-		}
-		if !ok || rec.Flags&index.Exists == 0 {
-			return &NotIndexedError{root.src}
-		}
-		if isDir(rec.Stat.Mode) && usable(&rec, sp) && p.pure(root, root.src) {
-			s.skips.whole[root.src] = skip{first: ord - rec.Below, dir: ord, id: rec.ID, rec: rec}
+	for _, root := range s.plan.roots {
+		rec := s.plan.records[root.src]
+		if isDir(rec.Stat.Mode) && usable(&rec.Record, s.split) && s.plan.pure(root, root.src) {
+			s.skips.whole[root.src] = rec
 			ids = append(ids, rec.ID)
-			found = append(found, root)
 		}
 	}
-	missing, err := sess.Missing(ctx, nil, ids)
+	lost, err := s.lost(ctx, ids)
 	if err != nil {
 		return err
 	}
-	lost := map[pack.ID]bool{}
-	for _, id := range missing {
-		lost[id] = true
-	}
-	for _, root := range found {
-		if lost[s.skips.whole[root.src].id] {
-			delete(s.skips.whole, root.src)
+	for src, rec := range s.skips.whole {
+		if lost[rec.ID] {
+			delete(s.skips.whole, src)
 		}
 	}
 	return nil
 }
 
-// noteLink counts the members of a set of hard links; the first one names it.
-func (s *survey) noteLink(r *index.Record) {
-	if r.Stat.Nlink < 2 || isDir(r.Stat.Mode) {
-		return
-	}
-	k := inodeKey{r.Stat.Dev, r.Stat.Ino}
-	if s.links[k] == nil {
-		s.links[k] = &inode{path: string([]byte(r.Path))}
-	}
-}
-
 // note adds up what is to be read and collects unchanged directories. Records
 // come children first, so a larger one swallows those inside it.
-func (s *survey) note(p *plan, root *source, ord uint64, r *index.Record, sp *chunk.Splitter) {
+func (s *survey) note(root *source, ord uint64, r *index.Record) {
 	if isDir(r.Stat.Mode) {
-		if usable(r, sp) && p.pure(p.find(root, r.Path), r.Path) {
+		if usable(r, s.split) && s.plan.pure(s.plan.find(root, r.Path), r.Path) {
 			first := ord - r.Below
 			n := len(s.skips.ranges)
 			for n > 0 && s.skips.ranges[n-1].first >= first {
@@ -135,7 +122,7 @@ func (s *survey) note(p *plan, root *source, ord uint64, r *index.Record, sp *ch
 		}
 		return
 	}
-	if !usable(r, sp) && isRegular(r.Stat.Mode) {
+	if !usable(r, s.split) && isRegular(r.Stat.Mode) && !s.o.over(r.Stat.Size) {
 		s.files++
 		s.bytes += r.Stat.Size
 	}
@@ -143,18 +130,14 @@ func (s *survey) note(p *plan, root *source, ord uint64, r *index.Record, sp *ch
 
 // confirm drops the directories that the repository does not have: they are
 // built again, from their files where it has those.
-func (s *survey) confirm(ctx context.Context, sess repo.Session) error {
+func (s *survey) confirm(ctx context.Context) error {
 	ids := make([]pack.ID, len(s.skips.ranges))
 	for i := range ids {
 		ids[i] = s.skips.ranges[i].id
 	}
-	missing, err := sess.Missing(ctx, nil, ids)
-	if err != nil || len(missing) == 0 {
+	lost, err := s.lost(ctx, ids)
+	if err != nil || len(lost) == 0 {
 		return err
-	}
-	lost := make(map[pack.ID]bool, len(missing))
-	for _, id := range missing {
-		lost[id] = true
 	}
 	kept := s.skips.ranges[:0]
 	for _, r := range s.skips.ranges {
@@ -165,3 +148,26 @@ func (s *survey) confirm(ctx context.Context, sess repo.Session) error {
 	s.skips.ranges = kept
 	return nil
 }
+
+// lost returns those of the ids that the repository does not have.
+func (s *survey) lost(ctx context.Context, ids []pack.ID) (map[pack.ID]bool, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	missing, err := s.sess.Missing(ctx, nil, ids)
+	lost := make(map[pack.ID]bool, len(missing))
+	for _, id := range missing {
+		lost[id] = true
+	}
+	return lost, err
+}
+
+// usable reports whether the index vouches for a record's id: whether the
+// repository has it is another question.
+func usable(r *index.Record, s *chunk.Splitter) bool {
+	return r.Flags&index.Valid != 0 && r.Flags&index.Exists != 0 && !r.ID.IsZero() &&
+		(r.Chunker == "" || r.Chunker == s.String())
+}
+
+// over reports whether a file is too large to be saved.
+func (o *Options) over(size int64) bool { return o.MaxSize > 0 && size >= o.MaxSize }

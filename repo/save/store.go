@@ -10,6 +10,9 @@ import (
 
 // store adds objects to the session for the sink: what it builds itself it
 // hashes and encodes here, what workers encoded passes through.
+//
+// Trees and what else is small are gathered and added together, in their order:
+// a question to the repository costs a look at its directory.
 type store struct {
 	ctx  context.Context
 	sess repo.Session
@@ -17,43 +20,108 @@ type store struct {
 	enc  *pack.Encoder
 	rate *rate
 
-	buf     []byte
-	one     []pack.ID
+	waiting []object // not added yet
+	bodies  []byte   // of those, back to back
+	buf     []byte   // encoded
+	entries []pack.Entry
+	ids     []pack.ID
 	gone    []pack.ID
-	last    []byte // the body of the last tree: runs of equal trees are common in sparse files
-	lastID  pack.ID
-	haveNil bool
-	nilID   pack.ID
-	zeros   bool
+
+	last   []byte // the body of the last tree: runs of equal trees are common in sparse files
+	lastID pack.ID
+	empty  pack.ID // the empty blob, once it is stored
+	zeros  bool    // the chunk of zeros is stored
 }
 
-func (s *store) addData(entries []pack.Entry) error {
+// object is one that waits: size bytes of bodies.
+type object struct {
+	id   pack.ID
+	kind pack.Type
+	size int
+}
+
+const (
+	waitingMax = 256       // objects
+	bodiesMax  = 256 << 10 // bytes
+	bufKept    = 1 << 20   // of a buffer that one large object made grow
+)
+
+func (s *store) addData(entries []pack.Entry) error { return s.addEntries(repo.Data, entries) }
+
+func (s *store) addEntries(class repo.Class, entries []pack.Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	if err := s.rate.take(s.ctx, entries); err != nil {
+	n := 0
+	for i := range entries {
+		n += len(entries[i].Bytes)
+	}
+	if err := s.rate.take(s.ctx, n); err != nil {
 		return err
 	}
-	return s.sess.Add(s.ctx, repo.Data, entries)
+	return s.sess.Add(s.ctx, class, entries)
 }
 
-// add stores an object and returns its id.
-func (s *store) add(class repo.Class, t pack.Type, body []byte) (pack.ID, error) {
+// add stores an object of the class Trees, sooner or later, and returns its id.
+func (s *store) add(t pack.Type, body []byte) (pack.ID, error) {
 	id, err := s.hash.Sum(t, body)
 	if err != nil {
 		return id, err
 	}
-	s.one = append(s.one[:0], id)
-	if s.gone, err = s.sess.Missing(s.ctx, s.gone[:0], s.one); err != nil || len(s.gone) == 0 {
-		return id, err
+	if len(s.waiting) == waitingMax || len(s.bodies)+len(body) > bodiesMax {
+		if err := s.flush(); err != nil {
+			return id, err
+		}
 	}
-	var crc uint32
-	s.buf, crc = s.enc.Append(s.buf[:0], t, body)
-	e := [1]pack.Entry{{ID: id, CRC: crc, Bytes: s.buf}}
-	if err := s.rate.take(s.ctx, e[:]); err != nil {
-		return id, err
+	o := object{id, t, len(body)}
+	if len(body) > bodiesMax {
+		return id, s.addNow(repo.Trees, []object{o}, body)
 	}
-	return id, s.sess.Add(s.ctx, class, e[:])
+	s.waiting = append(s.waiting, o)
+	s.bodies = append(s.bodies, body...)
+	return id, nil
+}
+
+// flush adds what waits.
+func (s *store) flush() error {
+	err := s.addNow(repo.Trees, s.waiting, s.bodies)
+	s.waiting, s.bodies = s.waiting[:0], s.bodies[:0]
+	return err
+}
+
+// addNow adds those of the objects that the repository does not have. Their
+// bodies stand back to back.
+func (s *store) addNow(class repo.Class, objects []object, bodies []byte) error {
+	if len(objects) == 0 {
+		return nil
+	}
+	s.ids = s.ids[:0]
+	for i := range objects {
+		s.ids = append(s.ids, objects[i].id)
+	}
+	var err error
+	if s.gone, err = s.sess.Missing(s.ctx, s.gone[:0], s.ids); err != nil {
+		return err
+	}
+	s.buf, s.entries = s.buf[:0], s.entries[:0]
+	for i, o := range objects {
+		body := bodies[:o.size]
+		bodies = bodies[o.size:]
+		if n := len(s.entries); n == len(s.gone) || s.gone[n] != objects[i].id {
+			continue
+		}
+		from := len(s.buf)
+		var crc uint32
+		s.buf, crc = s.enc.Append(s.buf, o.kind, body)
+		s.entries = append(s.entries, pack.Entry{ID: o.id, CRC: crc, Bytes: s.buf[from:]})
+	}
+	cutEntries(s.entries, s.buf)
+	err = s.addEntries(class, s.entries)
+	clear(s.entries)
+	if cap(s.buf) > bufKept {
+		s.buf = nil
+	}
+	return err
 }
 
 // addTree stores a tree.
@@ -61,8 +129,8 @@ func (s *store) addTree(body []byte) (pack.ID, error) {
 	if len(body) > 0 && string(body) == string(s.last) {
 		return s.lastID, nil
 	}
-	id, err := s.add(repo.Trees, pack.Tree, body)
-	if err == nil && len(body) < 1<<16 {
+	id, err := s.add(pack.Tree, body)
+	if err == nil && len(body) < bodiesMax {
 		s.last, s.lastID = append(s.last[:0], body...), id
 	}
 	return id, err
@@ -70,69 +138,53 @@ func (s *store) addTree(body []byte) (pack.ID, error) {
 
 // addEmpty stores the empty blob, once.
 func (s *store) addEmpty() (pack.ID, error) {
-	if s.haveNil {
-		return s.nilID, nil
+	if !s.empty.IsZero() {
+		return s.empty, nil
 	}
-	id, err := s.add(repo.Data, pack.Blob, nil)
-	s.nilID, s.haveNil = id, err == nil
+	id := pack.Sum(pack.Blob, nil)
+	err := s.addNow(repo.Data, []object{{id, pack.Blob, 0}}, nil)
+	if err == nil {
+		s.empty = id
+	}
 	return id, err
 }
 
-// addZero stores the largest chunk of zeros, once.
-func (s *store) addZero(id pack.ID, size int64) error {
+// addZero stores the largest chunk of zeros, once, and reports whether it was
+// new to the repository.
+func (s *store) addZero(id pack.ID, size int64) (isNew bool, err error) {
 	if s.zeros {
-		return nil
+		return false, nil
 	}
-	_, err := s.add(repo.Data, pack.Blob, make([]byte, size))
+	err = s.addNow(repo.Data, []object{{id, pack.Blob, int(size)}}, make([]byte, size))
 	s.zeros = err == nil
-	return err
+	return len(s.gone) > 0, err
 }
 
 // rate holds what is added to a number of bytes a second.
 type rate struct {
 	perSecond int64
-	due       time.Time
+	due       time.Time // when what was added so far would be through
 }
 
-func (r *rate) take(ctx context.Context, entries []pack.Entry) error {
-	if r.perSecond <= 0 {
-		return nil
-	}
-	n := 0
-	for i := range entries {
-		n += len(entries[i].Bytes)
-	}
-	now := time.Now()
+// delay returns how long to wait before n bytes more are added at a time.
+func (r *rate) delay(now time.Time, n int) time.Duration {
 	if r.due.Before(now) {
 		r.due = now
 	}
 	r.due = r.due.Add(time.Duration(float64(n) / float64(r.perSecond) * float64(time.Second)))
+	return r.due.Sub(now)
+}
+
+func (r *rate) take(ctx context.Context, n int) error {
+	if r.perSecond <= 0 {
+		return nil
+	}
+	wait := time.NewTimer(r.delay(time.Now(), n))
+	defer wait.Stop()
 	select {
-	case <-time.After(time.Until(r.due)):
+	case <-wait.C:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
-
-// dryRun is a session that finds out what a save would store and stores nothing.
-type dryRun struct {
-	repo.Session
-	objects, bytes int64
-	added          map[pack.ID]bool
-}
-
-func (d *dryRun) Add(_ context.Context, _ repo.Class, entries []pack.Entry) error {
-	for i := range entries {
-		if !d.added[entries[i].ID] {
-			d.added[entries[i].ID] = true
-			d.objects++
-			d.bytes += int64(len(entries[i].Bytes))
-		}
-	}
-	return nil
-}
-
-func (d *dryRun) Commit(context.Context) error { return nil }
-
-func (d *dryRun) Stats() (objects, bytes int64) { return d.objects, d.bytes }

@@ -1,8 +1,10 @@
 package save
 
 import (
+	"bytes"
 	"cmp"
-	"fmt"
+	"errors"
+	"maps"
 	"path"
 	"slices"
 
@@ -13,33 +15,33 @@ import (
 )
 
 // topTree is the upper part of the saved tree: the directories that lead to the
-// sources and streams, and those in which several of them meet. It is small and
-// kept whole until everything else is stored.
+// sources and streams, and those in which several of them meet. It is kept whole
+// until everything else is stored.
 type topTree struct {
-	root *topDir
-	warn func(path string, err error)
+	root topDir
+	tree *pack.ID // the whole tree, if a single directory takes the place of the root
 }
 
 type topDir struct {
 	dirs  map[string]*topDir
 	items []repo.DirEntry // complete
-	self  []byte          // metadata, if one source brought it
-	selfs int             // how many did
+	self  []byte          // metadata, if a source brought it
+	from  string          // which one
+	mixed bool            // several did
 }
 
-// emptyMeta is the metadata of a directory that exists nowhere.
+// emptyMeta is the metadata of a directory that exists nowhere, or in several places.
 var emptyMeta = []byte{0}
 
-func newTopTree(warn func(string, error)) *topTree {
-	return &topTree{root: &topDir{}, warn: warn}
-}
+// errMeet says that two things go to the same place.
+var errMeet = errors.New("two sources meet at this path of the saved tree; the first is kept")
 
 func (t *topTree) at(dir string) *topDir {
 	if dir == "/" {
-		return t.root
+		return &t.root
 	}
-	up := t.at(path.Dir(dir))
-	name := path.Base(dir)
+	above, name := split(dir)
+	up := t.at(above)
 	d := up.dirs[name]
 	if d == nil {
 		if up.dirs == nil {
@@ -53,82 +55,83 @@ func (t *topTree) at(dir string) *topDir {
 
 // put places something complete at a path of the saved tree. A directory at "/"
 // is the whole tree.
-func (t *topTree) put(dst string, e repo.DirEntry) error {
+func (t *topTree) put(dst string, e repo.DirEntry) {
 	if dst == "/" {
-		if e.Mode != repo.ModeDir || e.Chunked {
-			return fmt.Errorf("a file cannot take the place of the root of the saved tree: leave out --strip")
-		}
-		e.Name = "/"
-		t.root.items = append(t.root.items, e)
-		return nil
+		t.tree = &e.ID
+		return
 	}
-	e.Name = path.Base(dst)
-	d := t.at(path.Dir(dst))
+	dir, name := split(dst)
+	e.Name = name
+	t.at(dir).add(e)
+}
+
+// add adds an item, whose metadata may be reused afterwards.
+func (d *topDir) add(e repo.DirEntry) {
+	e.Meta = bytes.Clone(e.Meta)
 	d.items = append(d.items, e)
-	return nil
 }
 
-// merge adds the contents of a directory to those of others at the same path.
-func (t *topTree) merge(dst string, self []byte, items []repo.DirEntry) {
-	d := t.at(dst)
-	d.items = append(d.items, items...)
-	d.self = self
-	d.selfs++
+// bring gives the directory the metadata of one in the index.
+func (d *topDir) bring(from string, self []byte) {
+	d.mixed = d.mixed || d.from != "" && d.from != from
+	d.from, d.self = from, bytes.Clone(self)
 }
 
-// build stores the upper directories and returns the root tree. parentMeta
-// returns the metadata of a directory of the saved tree that no source brought.
-func (t *topTree) build(w *repo.DirWriter, parentMeta func(dir string) []byte) (pack.ID, error) {
-	if i := t.root.items; len(i) == 1 && i[0].Name == "/" && t.root.dirs == nil {
-		return i[0].ID, nil
+// buildTop stores the upper directories and returns the root tree.
+func (s *sink) buildTop() (pack.ID, error) {
+	if t := s.top.tree; t != nil {
+		return *t, nil
 	}
-	return t.buildDir(t.root, "/", w, parentMeta)
+	return s.buildDir(&s.top.root, "/")
 }
 
-func (t *topTree) buildDir(d *topDir, name string, w *repo.DirWriter, parentMeta func(string) []byte) (pack.ID, error) {
-	for _, n := range sortedKeys(d.dirs) {
-		id, err := t.buildDir(d.dirs[n], path.Join(name, n), w, parentMeta)
+func (s *sink) buildDir(d *topDir, name string) (pack.ID, error) {
+	var items []repo.DirEntry
+	for _, n := range slices.Sorted(maps.Keys(d.dirs)) {
+		id, err := s.buildDir(d.dirs[n], path.Join(name, n))
 		if err != nil {
 			return id, err
 		}
-		// First wins: what was put at this very path before loses to what lies below it.
-		d.items = append([]repo.DirEntry{{Name: n, Mode: repo.ModeDir, ID: id}}, d.items...)
+		items = append(items, repo.DirEntry{Name: n, Mode: repo.ModeDir, ID: id})
 	}
-	slices.SortStableFunc(d.items, func(a, b repo.DirEntry) int { return cmp.Compare(a.Name, b.Name) })
-	d.items = slices.CompactFunc(d.items, func(a, b repo.DirEntry) bool {
-		if a.Name == b.Name {
-			t.warn(path.Join(name, a.Name), fmt.Errorf("two sources meet at this path of the saved tree; the first is kept"))
+	// What leads to something comes first: it would take that along.
+	items = append(items, d.items...)
+	slices.SortStableFunc(items, func(a, b repo.DirEntry) int { return cmp.Compare(a.Name, b.Name) })
+	w := s.write
+	for i := range items {
+		e := items[i]
+		if i > 0 && items[i-1].Name == e.Name {
+			s.on.unread(path.Join(name, e.Name), errMeet)
+			continue
 		}
-		return a.Name == b.Name
-	})
-	self := d.self
-	switch d.selfs {
-	case 0:
-		self = parentMeta(name)
-	case 1:
-	default:
-		self = emptyMeta
+		s.frown.note(e.Name, e.Chunked)
+		if err := w.Add(e); err != nil {
+			return pack.ID{}, err
+		}
 	}
-	return w.Write(self, d.items)
+	s.res.Dirs++
+	return w.Finish(s.topMeta(d, name))
 }
 
-func sortedKeys(m map[string]*topDir) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-// parentMeta reads the metadata of the directories above the sources from where
-// they are now; those that exist only in the saved tree have none.
-func (p *plan) parentMeta(dir string) []byte {
-	src := p.real[dir]
-	if src == "" {
+// topMeta returns the metadata of a directory of the upper part.
+func (s *sink) topMeta(d *topDir, name string) []byte {
+	src, claimed := s.plan.real[name]
+	switch {
+	case d.mixed || claimed && src != d.from && d.from != "":
+		return emptyMeta
+	case d.from != "":
+		return d.self
+	case src == "":
 		return emptyMeta
 	}
-	d, err := fsx.OpenDir(src)
+	return leadingMeta(src)
+}
+
+// leadingMeta reads the metadata of a directory that leads to the sources from
+// where it is now. What cannot be read of it is left off: it is not what was to
+// be saved.
+func leadingMeta(dir string) []byte {
+	d, err := fsx.OpenDir(dir)
 	if err != nil {
 		return emptyMeta
 	}
@@ -140,9 +143,6 @@ func (p *plan) parentMeta(dir string) []byte {
 	var names meta.Names
 	m := meta.FromStat(st, &names)
 	m.Size = -1
-	// Attributes that cannot be read are left off: the directory is not what was
-	// to be saved, it only leads there.
-	x, _ := meta.ReadExtras(d.Fd(), st, &names)
-	m.Extras = x
+	m.Extras, _ = meta.ReadExtras(d.Fd(), st, &names)
 	return m.Append(nil)
 }
