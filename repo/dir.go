@@ -186,6 +186,16 @@ func (d *Dir) begin(ctx context.Context, promised []string) (*Dir, error) {
 	return own, nil
 }
 
+// promise adds packs to those that the session says it relies on.
+func (d *Dir) promise(packs []string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lease == nil {
+		return ErrClosed
+	}
+	return d.lease.promise(packs)
+}
+
 // Close ends the session and removes what it left unfinished. The Dir can be
 // used for reading on, and a Create begins another session.
 func (d *Dir) Close() error {

@@ -1,5 +1,46 @@
 // Package repo is the repository: a bare git repository, seen at two heights.
 // Repo is objects and refs; Store is named files that are written once.
+//
+// # Files
+//
+// All that git knows is as git has it: objects in pack files of version 2 with
+// an idx of version 2 each, a multi-pack-index where packs are many, refs as
+// loose files or in packed-refs, a config. Kedge adds a directory:
+//
+//	kedge/closed      packs of which every object has all below it (closed.go)
+//	kedge/receipts    one line for every move of a ref (type Receipt)
+//	kedge/reflock     flock: who changes refs or the config; see refLock
+//	kedge/maint       flock: who begins a session shares it, who deletes has it alone
+//	kedge/sessions/S  one file for each session, flocked as long as it lives;
+//	                  the names of the packs that it relies on, one a line
+//	kedge/tmp/S/      what session S writes, before it has a name
+//	kedge/stage       the next content of a ref, packed-refs or the config
+//
+// Sessions, tmp and stage mean nothing when no process is alive. closed is
+// derived and can be lost. receipts cannot: it is the only witness of when a
+// save came in, and of what a ref was before.
+//
+// # Order of a save
+//
+//	write PACK and IDX in kedge/tmp/S, fsync both, link both to objects/pack,
+//	fsync objects/pack                      for the pack of data, then for that of trees
+//	add the packs to kedge/closed, fsync
+//	stage the value of the ref, fsync; add a receipt, fsync
+//	link kedge/reflock to NAME.lock, rename kedge/stage to NAME, unlink NAME.lock
+//	fsync the directory of NAME
+//
+// The rename is the one moment at which a save begins to exist. What stands
+// before it is garbage if the power fails, and harmless; what the caller is
+// told comes after the last fsync (I1). Children are published before parents,
+// so no ref ever reaches an object that is not there (I2).
+//
+// # What is present
+//
+// Missing calls an object present only if all below it is (I9). For objects in
+// closed packs one look-up says so. Packs that git or bup wrote are not closed
+// at first: their objects are read, hashed and walked down from, and packs that
+// pass as a whole are added to the list. Loose objects can be read but never
+// count, as git deletes them when it likes.
 package repo
 
 import (

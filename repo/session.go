@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
+	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
 )
 
@@ -30,15 +32,12 @@ func (p *Packs) Begin(ctx context.Context) (Session, error) {
 	if err := p.dir.cleanRefLocks(ctx); err != nil {
 		return nil, err
 	}
-	var promised []string
-	for _, f := range p.table.Load().packs {
-		promised = append(promised, f.name)
-	}
-	dir, err := p.dir.begin(ctx, promised)
+	promised, names := promise(p.table.Load(), nil)
+	dir, err := p.dir.begin(ctx, names)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{p: p, dir: dir, store: p.store, dec: pack.NewDecoder(maxTree), hasher: pack.NewHasher()}
+	s := &session{p: p, dir: dir, promised: promised, store: p.store, dec: pack.NewDecoder(maxTree), hasher: pack.NewHasher()}
 	if p.store == Store(p.dir) {
 		s.store = dir
 	}
@@ -51,11 +50,51 @@ func (p *Packs) Begin(ctx context.Context) (Session, error) {
 	}
 	// What was there when the promise was given counts; packs may have come
 	// and gone between the first look and the promise.
-	if err := p.refresh(ctx); err != nil {
+	if err := s.rely(ctx); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// promise returns the packs of a table, and the names of those that are not
+// among the packs promised before.
+func promise(t *table, before map[string]bool) (all map[string]bool, add []string) {
+	all = make(map[string]bool, len(t.packs))
+	for _, f := range t.packs {
+		all[f.name] = true
+		if !before[f.name] {
+			add = append(add, f.name)
+		}
+	}
+	return all, add
+}
+
+// rely looks for packs that came or went, and has the session rely on the new
+// ones: it adds them to its list, and while nobody can decide to delete
+// anything it makes sure that they are still there.
+func (s *session) rely(ctx context.Context) error {
+	if err := s.p.refresh(ctx); err != nil || s.p.table.Load() == s.seen.Load() {
+		return err
+	}
+	s.promising.Lock()
+	defer s.promising.Unlock()
+	t := s.p.table.Load()
+	all, add := promise(t, s.promised)
+	if len(add) > 0 {
+		maint, err := s.dir.lock(ctx, fileMaint, fsx.Shared)
+		if err != nil {
+			return err
+		}
+		defer maint.Unlock()
+		if err := firstErr(s.dir.promise(add), s.p.refresh(ctx)); err != nil {
+			return err
+		}
+	}
+	// Packs that came in this moment are promised the next time.
+	s.promised = all
+	s.seen.Store(t)
+	return nil
 }
 
 // session adds objects to packs of its own: one for data and one for trees is
@@ -78,6 +117,10 @@ type session struct {
 	ids    []pack.ID // scratch of Add
 	lacks  []pack.ID // scratch of Add
 	kids   []link    // children not yet looked for
+
+	seen      atomic.Pointer[table] // the packs of which are all promised
+	promising sync.Mutex            // guards what follows
+	promised  map[string]bool       // names of packs that the session lists
 
 	mu      sync.RWMutex // guards what follows
 	live    []*newPack   // packs whose objects are not yet found through p
@@ -121,7 +164,7 @@ func (s *session) Missing(ctx context.Context, dst, ids []pack.ID) ([]pack.ID, e
 	if len(dst) == start {
 		return dst, nil
 	}
-	if err := s.p.refresh(ctx); err != nil {
+	if err := s.rely(ctx); err != nil {
 		return dst[:start], err
 	}
 	return s.p.missing(ctx, dst[:start], dst[start:])
@@ -272,6 +315,9 @@ func (s *session) checkKids(ctx context.Context) error {
 		}
 	}
 	s.mu.RUnlock()
+	if err := s.rely(ctx); err != nil {
+		return err
+	}
 	lacks, err := s.p.missing(ctx, nil, ask)
 	if err != nil {
 		return err

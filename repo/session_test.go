@@ -178,6 +178,19 @@ func TestSessionFiles(t *testing.T) {
 	if names := strings.Fields(string(text)); err != nil || !slices.Equal(slices.Sorted(slices.Values(names)), slices.Sorted(slices.Values(packNames(p)))) {
 		t.Fatalf("promised: %q, %v; packs: %q", text, err, packNames(p))
 	}
+	// Packs that others publish meanwhile, and that Missing counts on, join the list.
+	other := openRepo(t, dir, DirOptions{})
+	c := makeSave("c", 3)
+	if err := c.store(ctx, other); err != nil {
+		t.Fatal(err)
+	}
+	if missing, err := one.Missing(ctx, nil, c.all()); err != nil || len(missing) > 0 {
+		t.Fatal(missing, err)
+	}
+	text, err = os.ReadFile(filepath.Join(dir, dirSessions, live[0]))
+	if names := strings.Fields(string(text)); err != nil || len(names) != 4 || !slices.Equal(slices.Sorted(slices.Values(names)), slices.Sorted(slices.Values(packNames(other)))) {
+		t.Fatalf("promised: %q, %v; packs: %q", text, err, packNames(other))
+	}
 	// What dead ones left behind, at any point of their lives.
 	for _, name := range []string{dirSessions + "/dead1", dirTmp + "/dead1/000001", dirTmp + "/dead2/000001", dirSessions + "/dead3"} {
 		file := filepath.Join(dir, name)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
 )
 
@@ -445,5 +446,73 @@ func TestRefNames(t *testing.T) {
 		if (err == nil) != (ours == nil) && !(stricter && ours != nil) {
 			t.Errorf("%q: git says %v, we say %v", name, err, ours)
 		}
+	}
+}
+
+// TestGitSlipsIn lets git move the ref at the last moment before kedge holds
+// its lock, when kedge has compared once already.
+func TestGitSlipsIn(t *testing.T) {
+	ctx := context.Background()
+	for _, state := range []string{"loose", "packed", "both"} {
+		for _, remove := range []bool{false, true} {
+			t.Run(fmt.Sprint(state, ", remove: ", remove), func(t *testing.T) {
+				p, dir := newRepo(t, InitOptions{})
+				a, b, c := makeSave("a", 1), makeSave("b", 1), makeSave("c", 1)
+				for _, s := range []saved{a, b, c} {
+					if err := s.store(ctx, p); err != nil {
+						t.Fatal(err)
+					}
+				}
+				git(t, dir, "update-ref", testRef, a.commit.String())
+				if state != "loose" {
+					git(t, dir, "pack-refs", "--all")
+				}
+				if state == "both" {
+					git(t, dir, "update-ref", testRef, b.commit.String())
+					git(t, dir, "update-ref", testRef, a.commit.String())
+				}
+				slips := 0
+				p = openRepo(t, dir, DirOptions{FS: &fsx.FS{Intercept: func(op fsx.Op, do func() error) error {
+					if op.Kind == fsx.KindLink && op.To == filepath.Join(dir, testRef+".lock") {
+						if slips++; slips == 1 {
+							git(t, dir, "update-ref", testRef, b.commit.String(), a.commit.String())
+						}
+					}
+					return do()
+				}}})
+				m := Move{Ref: testRef, Old: a.commit, New: c.commit}
+				if remove {
+					m.New = pack.ID{}
+				}
+				_, err := p.SetRef(ctx, m)
+				if changed := new(RefChangedError); !errors.As(err, &changed) || changed.Got != b.commit || slips == 0 {
+					t.Fatal(err, slips)
+				}
+				if at := git(t, dir, "rev-parse", testRef); at != b.commit.String() {
+					t.Fatal("git's move is lost: the ref is at", at)
+				}
+			})
+		}
+	}
+	// And git packs the ref while kedge is about to remove the loose file.
+	p, dir := newRepo(t, InitOptions{})
+	s := makeSave("s", 1)
+	if _, err := s.save(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	slips := 0
+	p = openRepo(t, dir, DirOptions{FS: &fsx.FS{Intercept: func(op fsx.Op, do func() error) error {
+		if op.Kind == fsx.KindLink && strings.HasSuffix(op.To, "main.lock") {
+			if slips++; slips == 1 {
+				git(t, dir, "pack-refs", "--all", "--no-prune")
+			}
+		}
+		return do()
+	}}})
+	if _, err := p.SetRef(ctx, Move{Ref: testRef, Old: s.commit}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := tryGit(dir, "rev-parse", "--verify", "-q", testRef); err == nil {
+		t.Fatal("a removed ref came back:", out)
 	}
 }
