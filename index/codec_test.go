@@ -263,7 +263,7 @@ func TestNonCanonical(t *testing.T) {
 // openBlock opens a file with one block of one record.
 func openBlock(t *testing.T, b []byte, last string) *File {
 	t.Helper()
-	file := appendHeader(nil)
+	file := header()
 	file = append(file, b...)
 	table := appendTableEntry(nil, &block{size: len(b), count: 1, crc: checksum(b), last: last})
 	off := int64(len(file))

@@ -150,7 +150,7 @@ func TestTable(t *testing.T) {
 		"order": {[]block{{size: sound.size - 5, count: 1, last: "/c", crc: sound.crc},
 			{size: 5, count: 1, last: "/b", crc: sound.crc}}, 2, 2},
 	} {
-		file := append(appendHeader(nil), e.buf...)
+		file := append(header(), e.buf...)
 		off := int64(len(file))
 		var table []byte
 		for i := range c.blocks {
@@ -249,7 +249,7 @@ func FuzzOpen(f *testing.F) {
 	_, more := fewRecords(f, 24)
 	f.Add(small)
 	f.Add(more)
-	f.Add(appendTail(appendHeader(nil), int64(headerSize), 0, 0, nil))
+	f.Add(appendTail(header(), int64(headerSize), 0, 0, nil))
 	dir := f.TempDir()
 	// The checksums are made right, or nothing behind them would ever be tried.
 	f.Fuzz(func(t *testing.T, file []byte) {
@@ -288,7 +288,7 @@ func resealed(file []byte) []byte {
 	if len(file) < headerSize+tailSize {
 		return file
 	}
-	copy(file, appendHeader(nil))
+	copy(file, header())
 	tail := file[len(file)-tailSize:]
 	off := int64(uint32(tail[0]) | uint32(tail[1])<<8)
 	if off < int64(headerSize) || off > int64(len(file)-tailSize) {

@@ -165,14 +165,11 @@ func (w *Rewrite) Commit() error {
 	if w.err == nil && w.over {
 		w.err = errFinished
 	}
-	if w.err == nil && w.m.changed {
-		w.fail(w.pass(w.m.old.records))
-		if w.err == nil {
-			e, err := w.m.w.finish()
-			if w.fail(err) == nil {
-				w.f.e.file.Close()
-				w.f.e = e
-			}
+	if w.err == nil && w.m.changed && w.fail(w.pass(w.m.old.records)) == nil {
+		e, err := w.m.w.finish()
+		if w.fail(err) == nil {
+			_ = w.f.e.file.Close() // it was only read
+			w.f.e = e
 		}
 	}
 	w.Abort()

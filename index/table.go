@@ -54,10 +54,7 @@ func (e *edition) corrupt(off int64, format string, a ...any) error {
 	return &pack.CorruptError{File: e.name, Off: off, Reason: fmt.Sprintf(format, a...)}
 }
 
-func appendHeader(dst []byte) []byte {
-	dst = append(dst, magic...)
-	return binary.LittleEndian.AppendUint32(dst, version)
-}
+func header() []byte { return binary.LittleEndian.AppendUint32([]byte(magic), version) }
 
 func appendTableEntry(dst []byte, b *block) []byte {
 	dst = binary.AppendUvarint(dst, uint64(b.size))
@@ -74,7 +71,7 @@ func appendTail(dst []byte, off int64, blocks int, records uint64, table []byte)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(blocks))
 	dst = binary.LittleEndian.AppendUint64(dst, records)
 	dst = binary.LittleEndian.AppendUint32(dst, checksum(table))
-	crc := crc32.Update(checksum(appendHeader(nil)), castagnoli, dst[n:])
+	crc := crc32.Update(checksum(header()), castagnoli, dst[n:])
 	return binary.LittleEndian.AppendUint32(dst, crc)
 }
 

@@ -145,7 +145,7 @@ func (w *writer) begin() error {
 		return err
 	}
 	w.file, w.off = file, int64(headerSize)
-	_, err = file.Write(appendHeader(nil))
+	_, err = file.Write(header())
 	return err
 }
 
@@ -185,8 +185,8 @@ func (w *writer) finish() (*edition, error) {
 // abort throws away what was written. After finish it does nothing.
 func (w *writer) abort() {
 	if w.file != nil {
-		w.file.Close()
-		w.fs.Remove(tempName(w.name))
+		_ = w.file.Close()
+		_ = w.fs.Remove(tempName(w.name)) // if not now, the next writer does
 		w.file = nil
 	}
 }
