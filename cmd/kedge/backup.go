@@ -118,7 +118,7 @@ func backupSummary(o save.Options, seen index.Result, r save.Result) []byte {
 	default:
 		line("saved", "%s, commit %s", o.Name, commit)
 	}
-	line("files", "%s in %s", formatCount(r.Files), pluralOf(r.Dirs, "directory", "directories"))
+	line("files", "%s in %s, %s", formatCount(r.Files), pluralOf(r.Dirs, "directory", "directories"), formatSize(r.Bytes))
 	if len(o.Roots) > 0 {
 		line("changes", "%s new, %s changed, %s gone", formatCount(int64(seen.New)),
 			formatCount(int64(seen.Changed)), formatCount(int64(seen.Gone)))

@@ -100,6 +100,7 @@ func exitCode(ctx context.Context, err error) int {
 		notDir   *repo.NotDirError
 		noLink   *repo.LinkError
 		unknown  *save.NotIndexedError
+		twice    *save.CollisionError
 	)
 	switch {
 	case err == nil:
@@ -108,7 +109,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitInterrupted
 	case errors.As(err, &coded):
 		return coded.code
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.As(err, &twice):
 		return exitUsage
 	case errors.As(err, &partial):
 		return exitPartial

@@ -194,7 +194,7 @@ func indexError(file string, err error) error {
 	var corrupt *pack.CorruptError
 	switch {
 	case errors.As(err, &corrupt):
-		return withHint(err, "the index is only notes: 'index --clear' removes it, the next run makes it anew")
+		return withHint(err, "the index is only notes: remove it ('index --clear' does), and the next run makes it anew")
 	case errors.Is(err, fs.ErrNotExist):
 		return withHint(&codedError{exitNotFound, fmt.Errorf("there is no index %s", quote(file))},
 			"'index PATH...' makes it; 'backup PATH...' does everything in one step")

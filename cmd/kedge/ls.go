@@ -29,8 +29,8 @@ Symbolic links are followed, but not at the end of a path with -d; an absolute o
 begins again at the top of this tree. If PATH is no directory, or with -d, PATH itself
 is listed.
 
--l shows mode, owner, size and time. The size of a save is how many bytes were read for
-it, and it is marked if parts of the source could not be read.
+-l shows mode, owner, size and time. The size of a save is that of all its files, and
+it is marked if parts of the source could not be read.
 
 Names are bytes. A terminal gets those escaped that it could not show, a pipe gets
 them as they are, one to a line.`

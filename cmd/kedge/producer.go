@@ -42,9 +42,22 @@ func (a *app) commandStream(treePath, command string) save.Stream {
 
 // stdinStream returns the stream that standard input is.
 func (a *app) stdinStream(treePath string) save.Stream {
-	return save.Stream{Path: treePath, Open: func(context.Context) (io.ReadCloser, error) {
-		return io.NopCloser(a.Stdin), nil
+	return save.Stream{Path: treePath, Open: func(ctx context.Context) (io.ReadCloser, error) {
+		return readInput(ctx, a.Stdin), nil
 	}}
+}
+
+// readInput reads standard input until it ends or the context does. A read of a
+// terminal or a pipe cannot be interrupted: it is left behind, in a goroutine
+// that ends with the program.
+func readInput(ctx context.Context, in io.Reader) io.ReadCloser {
+	r, w := io.Pipe()
+	context.AfterFunc(ctx, func() { _ = w.CloseWithError(context.Cause(ctx)) })
+	go func() {
+		_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{in}, make([]byte, 1<<20))
+		_ = w.CloseWithError(err) // nil is the end of the input
+	}()
+	return r
 }
 
 // producer is a running command whose output is being saved.

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"path"
@@ -33,7 +35,8 @@ Where things stand in the saved tree: by their absolute paths; with --strip belo
 PATH that was given; with --strip-path P without P in front; with --graft OLD=NEW
 below NEW, if they are below OLD.
 
--v lists directories that changed, -vv files as well, after A (new) or M (changed).`
+-v lists directories that changed, -vv files as well, after A (new), M (changed), D
+(gone) or two blanks.`
 
 const saveExample = `  kedge save -n etc /etc
   kedge save -n db --stream 'dump.sql=mysqldump --all-databases'
@@ -222,6 +225,9 @@ func (a *app) save(ctx context.Context, r repo.Repo, o save.Options, indexFile s
 			indexFile = indexPath(home)
 		}
 		ix, err := index.OpenExclusive(a.FS, indexFile, a.common.wait)
+		if !all && errors.Is(err, fs.ErrNotExist) {
+			return save.Result{}, errNothing // the walk could not even begin one
+		}
 		if err != nil {
 			return save.Result{}, indexError(indexFile, err)
 		}
@@ -235,6 +241,10 @@ func (a *app) save(ctx context.Context, r repo.Repo, o save.Options, indexFile s
 	a.ui.done()
 	return res, err
 }
+
+// errNothing is the end of a backup of which nothing is left. Each path was
+// named before.
+var errNothing = errors.New("no path could be read: nothing is saved")
 
 // indexed returns those roots that are in the index. With all, one that is not
 // is an error, because nobody asks for a save of half of what he named.
@@ -251,8 +261,11 @@ func indexed(ix *index.File, roots []string, all bool) (found []string, err erro
 			missing = withHint(&save.NotIndexedError{Path: root}, "'index PATH' notes what is there; 'backup PATH' does that and saves")
 		}
 	}
-	if missing != nil && (all || len(found) == 0) {
+	switch {
+	case missing != nil && all:
 		return nil, missing
+	case len(found) == 0:
+		return nil, errNothing
 	}
 	return found, nil
 }
@@ -358,6 +371,7 @@ type saveResult struct {
 	DryRun        bool    `json:"dry_run,omitempty"`
 	Files         int64   `json:"files"`
 	Dirs          int64   `json:"dirs"`
+	Bytes         int64   `json:"bytes"`
 	FilesRead     int64   `json:"files_read"`
 	FilesNew      int64   `json:"files_new"`
 	BytesRead     int64   `json:"bytes_read"`
@@ -372,7 +386,7 @@ type saveResult struct {
 
 func saveJSON(o save.Options, r save.Result) saveResult {
 	j := saveResult{
-		Name: o.Name, Tree: r.Tree.String(), DryRun: o.DryRun, Files: r.Files, Dirs: r.Dirs,
+		Name: o.Name, Tree: r.Tree.String(), DryRun: o.DryRun, Files: r.Files, Dirs: r.Dirs, Bytes: r.Bytes,
 		FilesRead: r.FilesRead, FilesNew: r.FilesNew, BytesRead: r.BytesRead, BytesNew: r.BytesNew,
 		BytesDedup: r.BytesDedup, BytesStored: r.BytesStored, ObjectsStored: r.ObjectsStored,
 		Unreadable: r.Unreadable, Changed: r.Changed, Seconds: r.Elapsed.Round(time.Millisecond).Seconds(),

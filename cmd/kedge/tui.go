@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"io/fs"
 	"os"
@@ -47,6 +48,7 @@ type tui struct {
 	drawn    bool // a progress line stands there
 	last     time.Time
 	warnings int64
+	named    map[uint64]struct{} // hashes of the warnings so far
 }
 
 // line writes one line to standard error.
@@ -80,12 +82,30 @@ func (u *tui) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// warn names an item that was left out and why.
+// maxNamed is how many warnings are remembered, at 16 bytes each.
+const maxNamed = 1 << 18
+
+// warn names an item that was left out and why. Backup walks and then saves, and
+// both meet what cannot be read: the second time it is passed over.
 func (u *tui) warn(path string, err error) {
-	u.line("warning: %s: %s", escape(path), escapeText(cause(err, path)))
+	line := "warning: " + escape(path) + ": " + escapeText(cause(err, path))
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, line)
 	u.mu.Lock()
-	u.warnings++
+	_, again := u.named[h.Sum64()]
+	if !again {
+		u.warnings++
+		if u.named == nil {
+			u.named = make(map[uint64]struct{})
+		}
+		if len(u.named) < maxNamed {
+			u.named[h.Sum64()] = struct{}{}
+		}
+	}
 	u.mu.Unlock()
+	if !again {
+		u.line("%s", line)
+	}
 }
 
 // warned returns the number of warnings so far.

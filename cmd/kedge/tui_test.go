@@ -72,13 +72,17 @@ func TestConcurrentLines(t *testing.T) {
 		wg.Go(func() {
 			for range 50 {
 				u.warn("/p", errors.New("x"))
+				u.line("y")
 				u.progress(func() string { return "p" })
 			}
 		})
 	}
 	wg.Wait()
 	u.done()
-	if n := strings.Count(b.String(), "kedge: warning: /p: x\n"); n != 400 || u.warned() != 400 {
-		t.Errorf("%d lines, %d warnings", n, u.warned())
+	if n := strings.Count(b.String(), "kedge: y\n"); n != 400 {
+		t.Errorf("%d lines", n)
+	}
+	if n := strings.Count(b.String(), "kedge: warning: /p: x\n"); n != 1 || u.warned() != 1 {
+		t.Errorf("%d times the same warning, %d counted", n, u.warned())
 	}
 }
