@@ -26,7 +26,7 @@ func copyTree(t *testing.T, from string) string {
 // sweep lets operation 1, 2, … of a save on top of an older one fail in one
 // way. Whatever happens: what was promised is there, refs are whole, and the
 // same command succeeds when the disk works again (I1, I2, I4, I5).
-func sweep(t *testing.T, plan fault.Plan, step int) {
+func sweep(t *testing.T, plan fault.Plan) {
 	ctx := context.Background()
 	p, origin := newRepo(t, InitOptions{})
 	base := makeSave("base", 3)
@@ -36,7 +36,7 @@ func sweep(t *testing.T, plan fault.Plan, step int) {
 	p.Close()
 	next := makeSave("next", 20, base.commit)
 	failed, k := 0, 1
-	for ; ; k += step {
+	for ; ; k++ {
 		dir := copyTree(t, origin)
 		f := plan.At(k)
 		err := func() error {
@@ -75,21 +75,18 @@ func sweep(t *testing.T, plan fault.Plan, step int) {
 }
 
 func TestFailingDisk(t *testing.T) {
-	step := 1
-	if testing.Short() {
-		step = 7
-	}
 	for _, test := range []struct {
 		name string
 		plan fault.Plan
 	}{
 		{"error", fault.Plan{Err: syscall.EIO}},
-		{"error for ever", fault.Plan{Err: syscall.EIO, Forever: true}},
+		{"error for ever", fault.Plan{Err: syscall.EIO, Forever: true, Match: fault.Mutates}},
+		{"error for ever when reading", fault.Plan{Err: syscall.EIO, Forever: true, Match: fault.Only(fsx.KindRead)}},
 		{"full disk, short writes", fault.Plan{Err: syscall.ENOSPC, Short: true, Match: fault.Mutates}},
 		{"done, but denied", fault.Plan{Err: syscall.EIO, After: true, Match: fault.Mutates}},
 		{"sync that loses data", fault.Plan{Err: syscall.EIO, Drop: true, Match: fault.Only(fsx.KindSync)}},
 		{"out of files", fault.Plan{Err: syscall.EMFILE, Match: fault.Only(fsx.KindOpen, fsx.KindCreate, fsx.KindLock)}},
 	} {
-		t.Run(test.name, func(t *testing.T) { sweep(t, test.plan, step) })
+		t.Run(test.name, func(t *testing.T) { sweep(t, test.plan) })
 	}
 }

@@ -66,7 +66,7 @@ func (p *Packs) findMidx(t *table, id pack.ID, want func(*packFile) bool) (at pl
 		return at, false, false, err
 	}
 	if !known {
-		if n := t.midxMisses.Add(1); n == filterAfter(t.midx.Len()) {
+		if n := t.midx.misses.Add(1); n == filterAfter(t.midx.Len()) {
 			err = t.midx.BuildFilter()
 		}
 		return at, false, false, err

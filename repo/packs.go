@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -74,14 +76,22 @@ func (f *packFile) idxName() string  { return dirPacks + "/" + f.name + ".idx" }
 
 // table is the packs of a repository at one moment.
 type table struct {
-	packs  []*packFile // the latest first
+	packs  []*packFile
 	byName map[string]*packFile
 
-	midx        *midx.File  // nil if there is none
-	midxPacks   []*packFile // what midx calls pack i; nil if there is no such pack
-	midxMisses  atomic.Int64
-	single      []*packFile // the packs that midx does not cover, the latest first
-	midxCovered int         // objects
+	midx      *midxFile   // nil if there is none
+	midxPacks []*packFile // what midx calls pack i; nil if there is no such pack
+	single    []*packFile // the packs that midx does not cover
+}
+
+// midxFile is a multi-pack-index, which tables share as long as it does not
+// change. It is the one file that another may take the place of, so it stays
+// open until no table has it any more.
+type midxFile struct {
+	*midx.File
+	size   int64
+	sum    pack.ID // the checksum at its end
+	misses atomic.Int64
 }
 
 // newPacks returns a Packs that has not looked at its packs yet.
@@ -164,11 +174,9 @@ func (p *Packs) refresh(ctx context.Context) error {
 func (p *Packs) scan(ctx context.Context) (*table, error) {
 	type pair struct{ pack, idx int64 }
 	found := make(map[string]pair)
-	hasMidx := int64(-1)
+	hasMidx := false
 	err := p.store.List(ctx, dirPacks, func(name string, size int64) error {
-		if name == fileMidx {
-			hasMidx = size
-		}
+		hasMidx = hasMidx || name == fileMidx
 		base := path.Base(name)
 		stem, ending := strings.TrimSuffix(base, path.Ext(base)), path.Ext(base)
 		if path.Dir(name) != dirPacks || !strings.HasPrefix(stem, "pack-") {
@@ -209,16 +217,16 @@ func (p *Packs) scan(ctx context.Context) (*table, error) {
 		}
 		t.add(f)
 	}
-	// Latest first would need times, which a Store has not. Names are hashes,
-	// so any order serves; what matters is that it does not change.
+	// The latest first would be best, but a Store knows no times. Names are
+	// hashes, so any order serves; what matters is that it does not change.
 	slices.SortFunc(t.packs, func(a, b *packFile) int { return strings.Compare(a.name, b.name) })
 	for name := range old.byName {
 		if t.byName[name] == nil {
 			p.files.forget(dirPacks+"/"+name+".pack", dirPacks+"/"+name+".idx")
 		}
 	}
-	if hasMidx >= 0 {
-		p.openMidx(t, hasMidx)
+	if hasMidx {
+		p.openMidx(ctx, t)
 	}
 	t.setSingle()
 	return t, nil
@@ -246,18 +254,43 @@ func (t *table) setSingle() {
 
 // openMidx takes the multi-pack-index into a table. It is derived: one that
 // cannot be read is as good as none.
-func (p *Packs) openMidx(t *table, size int64) {
-	p.files.forget(fileMidx) // it is the one file that changes under its name
-	m, err := midx.Open(fileMidx, handle{&p.files, fileMidx}, size)
+func (p *Packs) openMidx(ctx context.Context, t *table) {
+	m, err := p.loadMidx(ctx)
 	if err != nil {
 		p.warnings[fileMidx] = err
 		return
 	}
 	t.midx = m
-	t.midxCovered = m.Len()
 	for _, name := range m.Packs() {
 		t.midxPacks = append(t.midxPacks, t.byName[strings.TrimSuffix(name, ".idx")])
 	}
+}
+
+// loadMidx opens the multi-pack-index, or returns the one at hand if it is
+// still the same, with the filter that was perhaps built for it.
+func (p *Packs) loadMidx(ctx context.Context) (*midxFile, error) {
+	b, err := p.store.Open(ctx, fileMidx)
+	if err != nil {
+		return nil, err
+	}
+	tail := make([]byte, packTrailer)
+	size := b.Size()
+	if _, err := b.ReadAt(tail, max(0, size-packTrailer)); err != nil && err != io.EOF {
+		b.Close()
+		return nil, err
+	}
+	sum, _, _ := pack.CutID(tail)
+	if old := p.table.Load().midx; old != nil && old.size == size && old.sum == sum {
+		b.Close()
+		return old, nil
+	}
+	f, err := midx.Open(fileMidx, b, size)
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	runtime.AddCleanup(f, func(b Blob) { b.Close() }, b)
+	return &midxFile{File: f, size: size, sum: sum}, nil
 }
 
 // open makes sure that idx and pack of f are open and belong together. ok is
@@ -329,7 +362,7 @@ func (p *Packs) adopt(f *packFile) *packFile {
 	}
 	f.closed.Store(true)
 	t := &table{byName: make(map[string]*packFile, len(old.packs)+1)}
-	t.midx, t.midxPacks, t.midxCovered = old.midx, old.midxPacks, old.midxCovered
+	t.midx, t.midxPacks = old.midx, old.midxPacks
 	t.add(f)
 	for _, o := range old.packs {
 		t.add(o)

@@ -145,7 +145,11 @@ func (p *Packs) coverPacks(ctx context.Context, store Store) {
 		objects += x.Len()
 	}
 	stale := slices.Contains(t.midxPacks, nil)
-	if n := len(single); !stale && (n < coverPacksMin || n < coverPacksMax && 4*objects < t.midxCovered) {
+	covered := 0
+	if t.midx != nil {
+		covered = t.midx.Len()
+	}
+	if n := len(single); !stale && (n < coverPacksMin || n < coverPacksMax && 4*objects < covered) {
 		return
 	}
 	out, err := store.Create(ctx)
