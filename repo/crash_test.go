@@ -76,7 +76,7 @@ func closure(ctx context.Context, p *Packs) (trees map[pack.ID]bool, err error) 
 // was promised is there, refs reach nothing that is missing, and the commands
 // that were under way succeed when they are run again.
 func checkState(ctx context.Context, dir string, promised []pack.ID, again []saved) error {
-	p, err := OpenDir(ctx, dir, DirOptions{})
+	p, err := OpenDir(ctx, dir, DirOptions{FS: noSync})
 	if err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func TestPowerCutInit(t *testing.T) {
 	p.Close()
 	states, err := rec.Sweep(t.TempDir(), crashSeeds(), func(cut crash.Cut, root string) error {
 		dir := filepath.Join(root, "a/r")
-		p, err := OpenDir(ctx, dir, DirOptions{})
+		p, err := OpenDir(ctx, dir, DirOptions{FS: noSync})
 		if err == nil {
 			p.Close()
 		} else if cut.K >= made {
@@ -207,7 +207,7 @@ func TestPowerCutInit(t *testing.T) {
 		} else if nf := new(NotFoundError); !errors.As(err, &nf) {
 			return err
 		}
-		c, err := InitDir(ctx, dir, InitOptions{Chunker: "rabin:14"})
+		c, err := InitDir(ctx, dir, InitOptions{FS: noSync, Chunker: "rabin:14"})
 		if err != nil {
 			return fmt.Errorf("init again: %w", err)
 		}
@@ -259,7 +259,7 @@ func TestPowerCutDelete(t *testing.T) {
 			}
 			acked := rec.Len()
 			_, err = rec.Sweep(t.TempDir(), 2*crashSeeds(), func(cut crash.Cut, dir string) error {
-				p, err := OpenDir(ctx, dir, DirOptions{})
+				p, err := OpenDir(ctx, dir, DirOptions{FS: noSync})
 				if err != nil {
 					return err
 				}
@@ -297,7 +297,7 @@ func TestPowerCutConfig(t *testing.T) {
 	}
 	acked := rec.Len()
 	_, err = rec.Sweep(t.TempDir(), crashSeeds(), func(cut crash.Cut, dir string) error {
-		p, err := OpenDir(ctx, dir, DirOptions{})
+		p, err := OpenDir(ctx, dir, DirOptions{FS: noSync})
 		if err != nil {
 			return err
 		}
