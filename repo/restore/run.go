@@ -120,7 +120,7 @@ func (r *run) restore() (Result, error) {
 		}
 	}
 	e := startExecutor(r)
-	w := &walk{r: r, batch: batch{r: r, flush: e.submit}}
+	w := &walk{batch: batch{r: r, flush: e.submit}}
 	for i := range list {
 		if err = w.root(&list[i], fresh); err != nil {
 			break

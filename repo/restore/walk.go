@@ -19,7 +19,6 @@ import (
 // walk goes through the saved trees.
 type walk struct {
 	batch
-	r      *run
 	path   []level
 	parked int // levels of path that need not be looked at to be parked
 }
