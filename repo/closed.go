@@ -127,6 +127,7 @@ func (p *Packs) distrust(t *table) {
 	for _, f := range t.packs {
 		f.closed.Store(false)
 	}
+	p.distrusts.Add(1)
 }
 
 // addClosed lists packs as closed and makes that durable: flock, [truncate],

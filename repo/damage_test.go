@@ -213,6 +213,33 @@ func TestOddPacks(t *testing.T) {
 					t.Error(w)
 				}
 			}
+			// The same save again makes all good, although a damaged file may
+			// have the name of its pack, and although a process that asks for
+			// the tree alone has not met the damage.
+			q := openRepo(t, dir, DirOptions{})
+			sess, err := q.Begin(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer sess.Close()
+			for _, class := range []Class{Trees, Data} {
+				if err := sess.Add(ctx, class, s.entries[class]); err != nil && class == Data {
+					t.Fatal(err)
+				}
+			}
+			if err := sess.Commit(ctx); err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range []*Packs{p, q, openRepo(t, dir, DirOptions{})} {
+				if _, err := s.save(ctx, r); err != nil {
+					t.Fatal(err)
+				}
+				missingOf(t, r, s.all())
+				if _, err := closure(ctx, r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fsck(t, dir)
 		})
 	}
 }

@@ -269,27 +269,18 @@ func (w *dirPending) commitPair(name string, other Pending, otherName string) er
 
 // publishFiles makes the bytes of all files durable, then gives them their
 // names in one directory by move, and makes those durable. A file takes no
-// second attempt: after an error nobody knows what of it is on the disk.
+// second attempt, because after an error nobody knows what of it is on the
+// disk; but if only its name was taken it can still be given another one.
 func publishFiles(move func(naming) error, files ...naming) (err error) {
 	defer func() {
 		for _, n := range files {
-			if n.file.err == nil {
+			if n.file.err == nil && !errors.As(err, new(*ExistsError)) {
 				n.file.err = err
 			}
 		}
 	}()
 	for _, n := range files {
-		if n.file.done {
-			return ErrClosed
-		}
-		if err := firstErr(n.file.err, checkName(n.name)); err != nil {
-			return err
-		}
-		if err := n.file.Sync(); err != nil {
-			return err
-		}
-		n.file.closed = true
-		if err := n.file.File.Close(); err != nil {
+		if err := n.file.finish(n.name); err != nil {
 			return err
 		}
 	}
@@ -314,6 +305,21 @@ func publishFiles(move func(naming) error, files ...naming) (err error) {
 		_ = fsys.Remove(n.file.Name())
 	}
 	return nil
+}
+
+// finish makes the bytes durable and closes the file, before it gets a name.
+func (w *dirPending) finish(name string) error {
+	if w.done {
+		return ErrClosed
+	}
+	if err := firstErr(w.err, checkName(name)); err != nil || w.closed {
+		return err
+	}
+	if err := w.Sync(); err != nil {
+		return err
+	}
+	w.closed = true
+	return w.File.Close()
 }
 
 // Abort throws the file away.

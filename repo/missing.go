@@ -19,12 +19,15 @@ func (p *Packs) Missing(ctx context.Context, dst, ids []pack.ID) ([]pack.ID, err
 // missing is Missing on the packs as they were found last.
 func (p *Packs) missing(ctx context.Context, dst, ids []pack.ID) ([]pack.ID, error) {
 	t := p.table.Load()
-	open := hasOpen(t)
+	trust, open := p.distrusts.Load(), hasOpen(t)
 	for i, id := range ids {
 		if i&0xfff == 0xfff && ctx.Err() != nil {
 			return dst, ctx.Err()
 		}
 		_, ok, err := p.find(t, id, isClosed)
+		if now := p.distrusts.Load(); now != trust { // a damaged pack was met just now
+			trust, open = now, true
+		}
 		if err == nil && !ok && open {
 			ok, err = p.prove(ctx, id)
 		}

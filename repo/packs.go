@@ -40,6 +40,8 @@ type Packs struct {
 	table  atomic.Pointer[table]
 	recent atomic.Pointer[packFile] // where the last object was found
 
+	distrusts atomic.Int64 // how often all proofs were forgotten
+
 	mu       sync.Mutex // held while the table is replaced
 	stamp    time.Time  // of the directory when the table was made
 	sure     bool       // the stamp tells of every change since
@@ -208,12 +210,8 @@ func (p *Packs) scan(ctx context.Context) (*table, error) {
 			continue
 		}
 		f := old.byName[stem]
-		if f != nil && f.damage.Load() != nil {
-			p.warnings[f.packName()] = *f.damage.Load()
-		}
-		if f == nil || f.size != size.pack || f.idxSize != size.idx || f.gone.Load() && f.damage.Load() == nil {
-			f = &packFile{name: stem, size: size.pack, idxSize: size.idx}
-			p.files.forget(f.packName(), f.idxName())
+		if f == nil || f.size != size.pack || f.idxSize != size.idx || f.gone.Load() {
+			f = p.look(f, &packFile{name: stem, size: size.pack, idxSize: size.idx})
 		}
 		t.add(f)
 	}
@@ -230,6 +228,22 @@ func (p *Packs) scan(ctx context.Context) (*table, error) {
 	}
 	t.setSingle()
 	return t, nil
+}
+
+// look decides what stands for a pack in a new table, with p.mu held. One that
+// was damaged may have been replaced by a good one, which only opening it can
+// tell; if it is still as it was, what was known of it stays.
+func (p *Packs) look(old, now *packFile) *packFile {
+	p.files.forget(now.packName(), now.idxName())
+	if old == nil || old.damage.Load() == nil || old.size != now.size || old.idxSize != now.idxSize {
+		return now
+	}
+	if errors.As(p.tryOpen(now), new(*pack.CorruptError)) {
+		p.warnings[old.packName()] = *old.damage.Load()
+		return old
+	}
+	now.ready.Store(now.idx != nil)
+	return now
 }
 
 // add takes a pack into a table that is being made.
@@ -350,24 +364,50 @@ func (p *Packs) tryOpen(f *packFile) error {
 	return nil
 }
 
+// drop takes a pack out of the table whose files were replaced.
+func (p *Packs) drop(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if gone := p.table.Load().byName[name]; gone != nil {
+		gone.gone.Store(true)
+		p.files.forget(gone.packName(), gone.idxName())
+		p.exchange(gone, nil)
+	}
+}
+
 // adopt takes a pack that this process has published, and found closed, into
 // the table, and returns what stands for it there.
 func (p *Packs) adopt(f *packFile) *packFile {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	old := p.table.Load()
-	if known := old.byName[f.name]; known != nil {
-		known.closed.Store(true)
-		return known
+	known := p.table.Load().byName[f.name]
+	if known != nil && !known.gone.Load() {
+		f = known
+	} else {
+		p.exchange(known, f)
 	}
 	f.closed.Store(true)
+	return f
+}
+
+// exchange makes a table with one pack in place of another; either may be nil.
+func (p *Packs) exchange(out, in *packFile) {
+	old := p.table.Load()
 	t := &table{byName: make(map[string]*packFile, len(old.packs)+1)}
-	t.midx, t.midxPacks = old.midx, old.midxPacks
-	t.add(f)
-	for _, o := range old.packs {
-		t.add(o)
+	t.midx, t.midxPacks = old.midx, slices.Clone(old.midxPacks)
+	for i, f := range t.midxPacks {
+		if f == out && f != nil {
+			t.midxPacks[i] = in
+		}
+	}
+	if in != nil {
+		t.add(in)
+	}
+	for _, f := range old.packs {
+		if f != out {
+			t.add(f)
+		}
 	}
 	t.setSingle()
 	p.table.Store(t)
-	return f
 }

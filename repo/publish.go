@@ -41,8 +41,8 @@ func (s *session) publish(ctx context.Context, n *newPack) error {
 	} else if err = n.out.Commit(f.packName()); err == nil {
 		err = out.Commit(f.idxName())
 	}
-	if exists := new(ExistsError); errors.As(err, &exists) {
-		err = s.another(ctx, f, exists.Name, index.Len())
+	if errors.As(err, new(*ExistsError)) {
+		err = s.takePlace(ctx, f, n.out, out, index.Len())
 	}
 	if err != nil {
 		return err
@@ -63,16 +63,34 @@ type pairer interface {
 	commitPair(name string, other Pending, otherName string) error
 }
 
-// another decides what to do if the name of a pack or of its idx has other
-// bytes. A pack with other bytes is damaged, as its name is the hash of them;
-// it stays as it is, because it may hold all that is left of some object. An
-// idx may have been written by another version of git and be as good.
-func (s *session) another(ctx context.Context, f *packFile, name string, objects int) (err error) {
-	if name == f.idxName() {
-		f.idxSize, err = s.sameIdx(ctx, f, objects)
+// replacer is what a Pending implements that can take the place of a file.
+type replacer interface{ replace(name string) error }
+
+// takePlace publishes a pack and its idx where files of their names have other
+// bytes. The name of a pack is the hash of its bytes, so what is there is
+// damaged, and ours, which was read back, is what it should be: nothing is lost
+// when ours is renamed over it. Otherwise the damage would be in the way of
+// whoever saves the same again (I5). An idx may have been written by another
+// version of git and be as good.
+func (s *session) takePlace(ctx context.Context, f *packFile, packOut, idxOut Pending, objects int) error {
+	put := func(out Pending, name string) error {
+		err := out.Commit(name)
+		r, ok := out.(replacer)
+		if ok && errors.As(err, new(*ExistsError)) {
+			err = r.replace(name)
+		}
 		return err
 	}
-	return &pack.CorruptError{File: name, Off: -1, Reason: "has not the bytes that its name says, and is in the way of a good pack"}
+	if err := put(packOut, f.packName()); err != nil {
+		return err
+	}
+	if size, err := s.sameIdx(ctx, f, objects); err == nil {
+		f.idxSize = size
+	} else if err := put(idxOut, f.idxName()); err != nil {
+		return err
+	}
+	s.p.drop(f.name)
+	return nil
 }
 
 // sameIdx checks that the idx that is in the place of ours is whole and has as
@@ -156,7 +174,7 @@ func (p *Packs) coverPacks(ctx context.Context, store Store) {
 	if err == nil {
 		defer out.Abort()
 		all, names := p.idxes(t.packs)
-		into, ok := out.(interface{ replace(name string) error })
+		into, ok := out.(replacer)
 		if !ok || len(all) == 0 {
 			return // a Store of files that are written once has no place for it
 		}

@@ -88,24 +88,24 @@ func (d *Dir) haveRefLock() (*refLock, error) {
 	return &refLock{d, info}, err
 }
 
-// hold makes NAME.lock. A stale one is removed before.
-func (l *refLock) hold(name string) error {
+// hold makes NAME.lock. A stale one is removed before. If the directory is
+// gone, git took it for empty in this moment, and it is made again.
+func (l *refLock) hold(name string) (err error) {
 	file := l.d.name(name) + ".lock"
-	for {
+	for range 10 {
 		if err := l.d.fs.MkdirAll(filepath.Dir(file), modeDir); err != nil {
 			return err
 		}
-		err := l.d.fs.Link(l.d.name(fileRefLock), file)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // git removed a directory that seemed empty to it
-		}
-		if !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		if err := l.clear(name); err != nil {
+		err = l.d.fs.Link(l.d.name(fileRefLock), file)
+		if errors.Is(err, fs.ErrExist) {
+			if err := l.clear(name); err != nil {
+				return err
+			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
+	return err
 }
 
 // clear removes NAME.lock if it is stale, and fails with *foreignLock if it

@@ -198,11 +198,14 @@ func (l *refLock) tryMove(ctx context.Context, r Receipt, who string) error {
 	if done, err := l.compare(r); done || err != nil {
 		return err
 	}
-	if err := firstErr(l.noConflict(ctx, r), l.clear(r.Ref), l.clear(filePackedRefs)); err != nil {
+	err := firstErr(l.noConflict(ctx, r), l.clear(r.Ref))
+	if err == nil && r.New.IsZero() {
+		err = l.clear(filePackedRefs)
+	}
+	if err != nil {
 		return err
 	}
-	r, err := l.addReceipt(r)
-	if err != nil {
+	if r, err = l.addReceipt(r); err != nil {
 		return err
 	}
 	if r.New.IsZero() {
