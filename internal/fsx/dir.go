@@ -30,22 +30,24 @@ type Dir struct {
 	kern *kernel
 	name string // for messages only
 	read bool   // the descriptor's offset has moved
+	pass bool   // may be passed through and not read: an O_PATH descriptor
 }
 
 // OpenDir opens an absolute path, component by component from the root (in one
 // openat2 call where the kernel has it), refusing symbolic links on the way.
-// The path may be longer than PATH_MAX; it may not hold "..".
+// The path may be longer than PATH_MAX; it may not hold "..". Of a directory
+// that may be searched but not read only Read fails.
 func OpenDir(path string) (*Dir, error) { return openDir(new(kernel), path) }
 
 func openDir(k *kernel, path string) (*Dir, error) {
 	if !strings.HasPrefix(path, "/") || strings.IndexByte(path, 0) >= 0 {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: unix.EINVAL}
 	}
-	fd, err := k.openPath(path)
+	fd, pass, err := k.openPath(path)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	return &Dir{fd: fd, kern: k, name: path}, nil
+	return &Dir{fd: fd, kern: k, name: path, pass: pass}, nil
 }
 
 // fail makes the error of a method out of what the kernel said.

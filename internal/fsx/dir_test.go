@@ -179,8 +179,46 @@ func TestOpenDirThroughUnreadable(t *testing.T) {
 				t.Error(err)
 			}
 			d.Close()
-			if _, err := open(root + "/a/b"); !errors.Is(err, fs.ErrPermission) {
-				t.Errorf("unreadable directory: %v", err)
+			passThrough(t, open, root+"/a/b")
+		}
+	})
+}
+
+// passThrough opens a directory that may be searched and not read: it leads to
+// what is below it, and only Read fails. Without the right to search it is of no use.
+func passThrough(t *testing.T, open opener, path string) {
+	t.Helper()
+	d, err := open(path)
+	if err != nil {
+		t.Errorf("directory that may be searched: %v", err)
+		return
+	}
+	defer d.Close()
+	if _, err := d.Lstat("c"); err != nil {
+		t.Error(err)
+	}
+	if c, err := d.Open("c"); err != nil {
+		t.Error(err)
+	} else {
+		c.Close()
+	}
+	if err := d.Read(func(fsx.DirName) error { return nil }); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("read of an unreadable directory: %v", err)
+	}
+}
+
+// A directory that may be neither read nor searched is not opened.
+func TestOpenDirForbidden(t *testing.T) {
+	root := t.TempDir()
+	must(t, os.MkdirAll(root+"/a/b", 0o755))
+	must(t, os.Chmod(root+"/a/b", 0o600))
+	asNobody(t, func() {
+		for _, open := range []opener{fsx.OpenDir, fsx.OpenDirOld} {
+			if d, err := open(root + "/a/b"); !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("forbidden directory: %v", err)
+				if err == nil {
+					d.Close()
+				}
 			}
 		}
 	})

@@ -129,11 +129,12 @@ func noatime(flags int, open func(flags int) (int, error)) (int, error) {
 	return fd, err
 }
 
-// openPath opens a directory by its absolute path, in pieces.
-func (k *kernel) openPath(path string) (int, error) {
+// openPath opens a directory by its absolute path, in pieces. One that may only
+// be passed through stays an O_PATH descriptor.
+func (k *kernel) openPath(path string) (fd int, pass bool, err error) {
 	at, err := openat(unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, err
+		return -1, false, err
 	}
 	rest := strings.TrimLeft(path, "/")
 	for rest != "" {
@@ -141,19 +142,22 @@ func (k *kernel) openPath(path string) (int, error) {
 		piece, rest, err = k.cutPiece(rest)
 		if err != nil {
 			discard(at)
-			return -1, err
+			return -1, false, err
 		}
 		next, err := k.openPiece(at, piece, nodeFlags)
 		discard(at)
 		if err != nil {
-			return -1, err
+			return -1, false, err
 		}
 		at = next
 	}
 	// What is held by now is the very directory; "." of it can't be anything else.
-	fd, err := noatime(dirFlags, func(flags int) (int, error) { return openat(at, ".", flags, 0) })
+	fd, err = noatime(dirFlags, func(flags int) (int, error) { return openat(at, ".", flags, 0) })
+	if errors.Is(err, unix.EACCES) && unix.Faccessat(at, ".", unix.X_OK, unix.AT_EACCESS) == nil {
+		return at, true, nil
+	}
 	discard(at)
-	return fd, err
+	return fd, false, err
 }
 
 // cutPiece takes as many components off a path as the kernel resolves in one

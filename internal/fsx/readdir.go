@@ -25,6 +25,9 @@ type listing struct {
 // Read calls fn for each name but "." and "..", in the order of the file
 // system, and stops at its first error.
 func (d *Dir) Read(fn func(DirName) error) error {
+	if d.pass {
+		return d.fail("readdir", d.name, unix.EACCES)
+	}
 	if d.read {
 		if _, err := unix.Seek(d.fd, 0, unix.SEEK_SET); err != nil {
 			return d.fail("readdir", d.name, err)
