@@ -32,7 +32,7 @@ func (d *Dir) RemoveTree(name string) error {
 	if dupErr != nil {
 		return dupErr
 	}
-	r := remover{stack: NewStack(root), dev: st.Dev}
+	r := remover{stack: NewStack(root), dev: st.Dev, mount: mountOf(d.fd)}
 	defer r.stack.Close()
 	if enterErr := r.enter(name); enterErr != nil {
 		if errors.Is(enterErr, unix.ENOTDIR) {
@@ -56,17 +56,29 @@ type doomed struct {
 type remover struct {
 	stack  *Stack
 	dev    uint64
+	mount  uint64 // a bind mount has the same device
 	frames []doomed
 }
 
-// enter goes down into a directory of the same file system.
+// mountOf returns the id of the mount that a descriptor was opened in, 0 where
+// the kernel (before 5.8) does not tell.
+func mountOf(fd int) uint64 {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st)
+	if err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return 0
+	}
+	return st.Mnt_id
+}
+
+// enter goes down into a directory of the same mount.
 func (r *remover) enter(name string) error {
 	dir, err := r.stack.Top().Open(name)
 	if err != nil {
 		return err
 	}
 	st, err := dir.Stat()
-	if err == nil && st.Dev != r.dev {
+	if err == nil && (st.Dev != r.dev || mountOf(dir.fd) != r.mount) {
 		err = dir.fail("remove", name, unix.EXDEV)
 	}
 	if err != nil {

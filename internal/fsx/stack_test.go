@@ -188,6 +188,25 @@ func TestRemoveTreeStopsAtMount(t *testing.T) {
 	}
 }
 
+// A bind mount of the same file system has the same device, and is not ours either.
+func TestRemoveTreeStopsAtBindMount(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount")
+	}
+	root, other := t.TempDir(), t.TempDir()
+	write(t, other+"/f", "x")
+	must(t, os.MkdirAll(root+"/tree/mnt", 0o755))
+	must(t, unix.Mount(other, root+"/tree/mnt", "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(root+"/tree/mnt", unix.MNT_DETACH)) })
+	d := openDir(t, fsx.OpenDir, root)
+	if err := d.RemoveTree("tree"); !errors.Is(err, unix.EXDEV) {
+		t.Errorf("remove: %v", err)
+	}
+	if got := listing(t, other); !slices.Equal(got, []string{"f=x"}) {
+		t.Errorf("left: %q", got)
+	}
+}
+
 // A name that can't be removed is named, and is no endless loop.
 func TestRemoveTreeFailure(t *testing.T) {
 	root := t.TempDir()
