@@ -97,6 +97,7 @@ type dirBlob struct {
 	size int64
 }
 
+// Size returns the size of the file.
 func (b *dirBlob) Size() int64 { return b.size }
 
 // List calls fn for every file whose name begins with dir + "/", in the order

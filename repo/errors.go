@@ -10,6 +10,7 @@ import (
 // MissingError says that an object is not in the repository.
 type MissingError struct{ ID pack.ID }
 
+// Error says what is wrong.
 func (e *MissingError) Error() string { return fmt.Sprintf("object %v is missing", e.ID) }
 
 // RefChangedError says that a ref is not where the caller thought.
@@ -18,6 +19,7 @@ type RefChangedError struct {
 	Want, Got pack.ID
 }
 
+// Error says what is wrong.
 func (e *RefChangedError) Error() string {
 	return fmt.Sprintf("%s is at %v, not at %v", e.Ref, e.Got, e.Want)
 }
@@ -25,6 +27,7 @@ func (e *RefChangedError) Error() string {
 // ExistsError says that a Store has another file of that name.
 type ExistsError struct{ Name string }
 
+// Error says what is wrong.
 func (e *ExistsError) Error() string {
 	return fmt.Sprintf("%s exists with other content", e.Name)
 }
@@ -36,6 +39,7 @@ type NotFoundError struct {
 	Near []string // names that look like it
 }
 
+// Error says what is wrong.
 func (e *NotFoundError) Error() string { return fmt.Sprintf("no such %s: %q", e.What, e.Name) }
 
 // BusyError says that somebody else held something for longer than it was
@@ -45,6 +49,7 @@ type BusyError struct {
 	Hint string // the way out if it stays like that; may be empty
 }
 
+// Error says what is wrong.
 func (e *BusyError) Error() string {
 	if e.Hint == "" {
 		return e.What + " is busy"

@@ -34,6 +34,7 @@ type handle struct {
 	name  string
 }
 
+// ReadAt reads at off.
 func (h handle) ReadAt(p []byte, off int64) (int, error) {
 	f, err := h.files.acquire(h.name)
 	if err != nil {

@@ -39,6 +39,7 @@ type refLock struct {
 // foreignLock says that git or bup holds a NAME.lock.
 type foreignLock struct{ file string }
 
+// Error says what is wrong.
 func (e *foreignLock) Error() string { return e.file + " exists" }
 
 // withRefLock calls fn with the lock held, and again as long as git or bup is

@@ -64,6 +64,7 @@ type Node struct {
 // NotDirError says that a path goes on where there is no directory.
 type NotDirError struct{ Path string }
 
+// Error says what is wrong.
 func (e *NotDirError) Error() string { return fmt.Sprintf("%q is not a directory", e.Path) }
 
 // LinkError says that a symbolic link could not be followed.
@@ -72,6 +73,7 @@ type LinkError struct {
 	Reason string
 }
 
+// Error says what is wrong.
 func (e *LinkError) Error() string { return fmt.Sprintf("%q: %s", e.Path, e.Reason) }
 
 // The limits of following symbolic links.

@@ -196,6 +196,7 @@ func (in *input) advance() (ok bool, err error) {
 // Len, Less, Swap, Push and Pop are what container/heap wants.
 func (m *merge) Len() int { return len(m.next) }
 
+// Less orders the heap.
 func (m *merge) Less(i, j int) bool {
 	a, b := &m.next[i], &m.next[j]
 	if c := a.r.ID.Compare(b.r.ID); c != 0 {
@@ -204,6 +205,7 @@ func (m *merge) Less(i, j int) bool {
 	return a.p < b.p
 }
 
+// Swap exchanges two elements of the heap.
 func (m *merge) Swap(i, j int) { m.next[i], m.next[j] = m.next[j], m.next[i] }
 
 // Push is never called.

@@ -37,6 +37,7 @@ func (m *Mem) Open(ctx context.Context, name string) (repo.Blob, error) {
 
 type memBlob struct{ *bytes.Reader }
 
+// Close gives the file back.
 func (memBlob) Close() error { return nil }
 
 // Create begins a file that has no name yet.
@@ -89,6 +90,7 @@ type memPending struct {
 
 var errDone = errors.New("file is finished")
 
+// Write appends p.
 func (p *memPending) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -99,6 +101,7 @@ func (p *memPending) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// WriteAt writes p at off.
 func (p *memPending) WriteAt(b []byte, off int64) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,6 +114,7 @@ func (p *memPending) WriteAt(b []byte, off int64) (int, error) {
 	return copy(p.b[off:], b), nil
 }
 
+// ReadAt reads at off.
 func (p *memPending) ReadAt(b []byte, off int64) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -124,6 +128,7 @@ func (p *memPending) ReadAt(b []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// Commit gives the file its name.
 func (p *memPending) Commit(name string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -146,6 +151,7 @@ func (p *memPending) Commit(name string) error {
 	return nil
 }
 
+// Abort throws the file away.
 func (p *memPending) Abort() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
