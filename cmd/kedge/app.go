@@ -90,6 +90,10 @@ func run(ctx context.Context, args []string, w world) int {
 	if err == nil {
 		root.SetArgs(argv)
 		err = root.ExecuteContext(ctx)
+		var bad *pflag.InvalidValueError
+		if errors.As(err, &bad) { // in front of the command, where cobra asks no FlagErrorFunc
+			err = flagError(err)
+		}
 	} else if slices.Contains(args, "--json") {
 		a.common.json = true
 	}
@@ -239,7 +243,11 @@ func (a *app) command(cmd *cobra.Command, run func(ctx context.Context, args []s
 // flagError turns pflag's complaint about a value into one of ours.
 func flagError(err error) error {
 	var bad *pflag.InvalidValueError
-	if errors.As(err, &bad) {
+	var num *strconv.NumError
+	switch {
+	case errors.As(err, &bad) && errors.As(err, &num):
+		return usagef("option --%s: %q is no number", bad.GetFlag().Name, num.Num)
+	case errors.As(err, &bad):
 		return usagef("option --%s: %v", bad.GetFlag().Name, errors.Unwrap(bad))
 	}
 	return usagef("%v", err)

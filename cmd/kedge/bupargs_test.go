@@ -156,6 +156,8 @@ func TestBadValues(t *testing.T) {
 		{"save -n x -d yesterday /a", "option --date: \"yesterday\" is no date"},
 		{"save -n x --wait 10 /a", "option --wait: "},
 		{"save -n x --cpu -1 /a", "option --cpu: "},
+		{"--cpu many ls", "option --cpu: \"many\" is no number"},
+		{"--wait 10 ls", "option --wait: "},
 		{"save -n .x /a", "option --name: "},
 		{"save -n x/../y /a", "option --name: "},
 		{"save /a", "save needs a name"},

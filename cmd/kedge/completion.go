@@ -13,7 +13,8 @@ names of kedge. For this session of bash:
 
 For good, put its output where the shell looks: for bash in
 /usr/share/bash-completion/completions/kedge, for zsh in a directory of $fpath under
-the name _kedge, for fish in ~/.config/fish/completions/kedge.fish.`
+the name _kedge, for fish in ~/.config/fish/completions/kedge.fish. For bash, the
+package bash-completion has to be there.`
 
 func (a *app) completionCommand() *cobra.Command {
 	cmd := &cobra.Command{

@@ -21,7 +21,7 @@ const (
 	exitDone        = 0   // everything was done
 	exitFailed      = 1   // it failed, for a reason that has no code of its own
 	exitUsage       = 2   // the command line or the configuration is wrong; nothing was done
-	exitPartial     = 3   // done, but some items could not be read or not fully be restored
+	exitPartial     = 3   // done, but some items could not be read or fully restored
 	exitNotFound    = 4   // there is no such repository, save name, save or path
 	exitDamaged     = 5   // something stored is damaged
 	exitRefused     = 6   // the other side refused: role, quota, host key
@@ -38,7 +38,7 @@ var exitText = [...]struct {
 	{exitDone, "done"},
 	{exitFailed, "failed"},
 	{exitUsage, "the command line or the configuration is wrong; nothing was done"},
-	{exitPartial, "done, but some items could not be read or not fully be restored"},
+	{exitPartial, "done, but some items could not be read or fully restored"},
 	{exitNotFound, "no such repository, save name, save or path"},
 	{exitDamaged, "something stored is damaged"},
 	{exitRefused, "refused by the other side: role, quota, host key"},

@@ -246,7 +246,7 @@ func (a *app) listIndex(m indexModes, file string, args []string) error {
 		if err != nil {
 			return err
 		}
-		it := ix.Records(root)
+		it := a.indexRecords(ix, root)
 		for it.Next() {
 			if err := a.listRecord(m, it.Record(), root, arg); err != nil {
 				return err
@@ -257,6 +257,22 @@ func (a *app) listIndex(m indexModes, file string, args []string) error {
 		}
 	}
 	return nil
+}
+
+// recordIter goes through records of the index.
+type recordIter interface {
+	Next() bool
+	Record() *index.Record
+	Err() error
+}
+
+// indexRecords goes through the records at and below root. Scripts around bup
+// read listings of an index from the end, so under its name they have its order.
+func (a *app) indexRecords(ix *index.File, root string) recordIter {
+	if a.name == "bup" {
+		return ix.Reverse(root)
+	}
+	return ix.Records(root)
 }
 
 // indexEntry is a line of the listing in JSON.

@@ -26,7 +26,7 @@ behind it if there are several; latest is the newest.
     kedge ls .tag                 tags; /.commit/ID is a commit by its id
 
 Symbolic links are followed, but not at the end of a path with -d; an absolute one
-begins again at the top of this tree. If PATH is no directory, or with -d, PATH itself
+begins again where the names are. If PATH is no directory, or with -d, PATH itself
 is listed.
 
 -l shows mode, owner, size and time. The size of a save is that of all its files, and
