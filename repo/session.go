@@ -21,6 +21,9 @@ const (
 // it is looked whether they are there.
 const kidsAtOnce = 32 << 10
 
+// scratchKept is how much room for the body of an object is kept for the next one.
+const scratchKept = 1 << 20
+
 // Begin starts a session that adds objects.
 func (p *Packs) Begin(ctx context.Context) (Session, error) {
 	if p.readOnly {
@@ -287,10 +290,15 @@ func (s *session) note(ctx context.Context, class Class, e *pack.Entry) error {
 		return err
 	}
 	for _, kid := range s.ids {
+		if len(s.kids) >= kidsAtOnce {
+			if err := s.checkKids(ctx); err != nil {
+				return err
+			}
+		}
 		s.kids = append(s.kids, link{kid, id, class})
 	}
-	if len(s.kids) >= kidsAtOnce {
-		return s.checkKids(ctx)
+	if cap(s.body) > scratchKept { // a tree of a million names comes once
+		s.body, s.ids = nil, nil
 	}
 	return nil
 }
