@@ -23,7 +23,7 @@ import (
 const (
 	window       = 1024
 	windowWeight = 256 << 10
-	itemsMax     = 4 * window
+	itemsMax     = window
 	itemsWeight  = 1 << 20
 )
 

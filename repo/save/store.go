@@ -44,6 +44,7 @@ const (
 	waitingMax = 256       // objects
 	bodiesMax  = 256 << 10 // bytes
 	bufKept    = 1 << 20   // of a buffer that one large object made grow
+	lastMax    = 64 << 10  // of a tree that is remembered as the last
 )
 
 func (s *store) addData(entries []pack.Entry) error { return s.addEntries(repo.Data, entries) }
@@ -124,13 +125,17 @@ func (s *store) addNow(class repo.Class, objects []object, bodies []byte) error 
 	return err
 }
 
-// addTree stores a tree.
+// addTree stores a tree. A large body must not be looked at once it is handed
+// on: its memory is needed to store it.
 func (s *store) addTree(body []byte) (pack.ID, error) {
+	if len(body) > lastMax {
+		return s.add(pack.Tree, body)
+	}
 	if len(body) > 0 && string(body) == string(s.last) {
 		return s.lastID, nil
 	}
 	id, err := s.add(pack.Tree, body)
-	if err == nil && len(body) < bodiesMax {
+	if err == nil {
 		s.last, s.lastID = append(s.last[:0], body...), id
 	}
 	return id, err
