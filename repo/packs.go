@@ -94,6 +94,8 @@ type midxFile struct {
 	size   int64
 	sum    pack.ID // the checksum at its end
 	misses atomic.Int64
+	blob   Blob
+	unused runtime.Cleanup // closes blob
 }
 
 // newPacks returns a Packs that has not looked at its packs yet.
@@ -138,6 +140,10 @@ func (p *Packs) Close() error {
 		return nil
 	}
 	p.files.close()
+	if m := p.table.Load().midx; m != nil {
+		m.unused.Stop()
+		m.blob.Close()
+	}
 	return p.dir.Close()
 }
 
@@ -303,8 +309,8 @@ func (p *Packs) loadMidx(ctx context.Context) (*midxFile, error) {
 		b.Close()
 		return nil, err
 	}
-	runtime.AddCleanup(f, func(b Blob) { b.Close() }, b)
-	return &midxFile{File: f, size: size, sum: sum}, nil
+	unused := runtime.AddCleanup(f, func(b Blob) { b.Close() }, b)
+	return &midxFile{File: f, size: size, sum: sum, blob: b, unused: unused}, nil
 }
 
 // open makes sure that idx and pack of f are open and belong together. ok is
