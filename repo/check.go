@@ -173,7 +173,8 @@ func (c *checker) run() error {
 	if len(c.o.Names) > 0 {
 		return c.runNames()
 	}
-	err := firstErr(c.openPacks(), c.files(), c.derived())
+	err := firstErr(c.openPacks(), c.files())
+	c.derived()
 	if err == nil {
 		err = c.findRefs()
 	}
@@ -356,13 +357,12 @@ func stray(name string, all []string) string {
 }
 
 // derived checks what could be made again.
-func (c *checker) derived() error {
+func (c *checker) derived() {
 	if m := c.p.table.Load().midx; m != nil {
 		if err := m.Verify(); err != nil {
 			c.findErr(BadDerived, fileMidx, err)
 		}
 	}
-	return nil
 }
 
 // findRefs finds where the check of all begins, and compares with the diary.

@@ -41,7 +41,7 @@ func (w *walker) total(at chunkRef, refs []chunkRef, depth int) (int64, error) {
 	}
 	if refs == nil {
 		err := getTyped(w.ctx, w.p, at.id, pack.Tree, func(body []byte) (err error) {
-			refs, err = parseChunks(nil, at.id, body, 0, -1)
+			refs, err = parseChunks(at.id, body, 0, -1)
 			return err
 		})
 		if err != nil {
@@ -149,7 +149,7 @@ func (w *walker) below(refs []chunkRef) ([][]chunkRef, error) {
 		if t != pack.Tree {
 			return nil // said when its turn comes
 		}
-		out[place[j]], err = parseChunks(nil, ids[j], body, 0, -1)
+		out[place[j]], err = parseChunks(ids[j], body, 0, -1)
 		if damaged(err) {
 			out[place[j]], err = nil, nil
 		}

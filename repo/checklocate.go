@@ -220,7 +220,7 @@ func (l *locator) chunks(id pack.ID, depth int) (pack.ID, error) {
 	}
 	var refs []chunkRef
 	err = getTyped(l.ctx, l.p, id, pack.Tree, func(body []byte) (err error) {
-		refs, err = parseChunks(nil, id, body, 0, -1)
+		refs, err = parseChunks(id, body, 0, -1)
 		return err
 	})
 	if damaged(err) {

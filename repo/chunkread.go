@@ -51,39 +51,39 @@ func wrongType(id pack.ID, got, want pack.Type) error {
 	return &pack.CorruptError{File: "object " + id.String(), Off: -1, Reason: fmt.Sprintf("is a %v, not a %v", got, want)}
 }
 
-// parseChunks appends the entries of a tree of chunks that begins at off in the
+// parseChunks returns the entries of a tree of chunks that begins at off in the
 // file and ends at end (-1 if that is not known). The names must be offsets that
 // rise from 0 and stay below end.
-func parseChunks(dst []chunkRef, id pack.ID, body []byte, off, end int64) ([]chunkRef, error) {
+func parseChunks(id pack.ID, body []byte, off, end int64) (refs []chunkRef, err error) {
 	if len(body) > maxChunkTree {
-		return dst, corruptTree(id, "too large for a tree of chunks")
+		return nil, corruptTree(id, "too large for a tree of chunks")
 	}
-	first, width := len(dst), 0
+	width := 0
 	s := NewTreeScanner(body)
 	for s.Next() {
 		if s.Mode != ModeFile && s.Mode != ModeDir {
-			return dst, corruptTree(id, "mode %o in a tree of chunks", s.Mode)
+			return nil, corruptTree(id, "mode %o in a tree of chunks", s.Mode)
 		}
 		at, ok := parseHex(s.Name)
-		if !ok || len(dst) > first && len(s.Name) != width {
-			return dst, corruptTree(id, "%q is no offset", s.Name)
+		if !ok || len(refs) > 0 && len(s.Name) != width {
+			return nil, corruptTree(id, "%q is no offset", s.Name)
 		}
 		width = len(s.Name)
-		if len(dst) == first && at != 0 {
-			return dst, corruptTree(id, "chunks begin at offset %#x", at)
+		if len(refs) == 0 && at != 0 {
+			return nil, corruptTree(id, "chunks begin at offset %#x", at)
 		}
 		if at > math.MaxInt64-off || end >= 0 && off+at >= end {
-			return dst, corruptTree(id, "chunk at %#x lies behind the end", at)
+			return nil, corruptTree(id, "chunk at %#x lies behind the end", at)
 		}
-		dst = append(dst, chunkRef{off + at, s.ID, s.Mode == ModeDir})
+		refs = append(refs, chunkRef{off + at, s.ID, s.Mode == ModeDir})
 	}
 	if s.Err() != nil {
-		return dst, corruptTree(id, "%v", s.Err().(*pack.CorruptError).Reason)
+		return nil, corruptTree(id, "%v", s.Err().(*pack.CorruptError).Reason)
 	}
-	if len(dst) == first {
-		return dst, corruptTree(id, "tree of chunks without a chunk")
+	if len(refs) == 0 {
+		return nil, corruptTree(id, "tree of chunks without a chunk")
 	}
-	return dst, nil
+	return refs, nil
 }
 
 // parseHex reads a non-negative number in lower-case hexadecimal digits.
@@ -218,7 +218,7 @@ func (w *chunkWalk) subtree(ctx context.Context, n *chunkNode, i int) ([]chunkRe
 				return wrongType(ids[j], t, pack.Tree)
 			}
 			k := place[j]
-			refs, err := parseChunks(nil, ids[j], body, n.refs[i+k].off, n.endOf(i+k))
+			refs, err := parseChunks(ids[j], body, n.refs[i+k].off, n.endOf(i+k))
 			n.ahead[k] = refs
 			return err
 		})
@@ -245,7 +245,7 @@ func (p *chunkPath) get(ctx context.Context, r Repo, depth int, ref chunkRef, en
 		return p.refs[depth], nil
 	}
 	err = getTyped(ctx, r, ref.id, pack.Tree, func(body []byte) error {
-		refs, err = parseChunks(nil, ref.id, body, ref.off, end)
+		refs, err = parseChunks(ref.id, body, ref.off, end)
 		return err
 	})
 	if err == nil && p != nil {

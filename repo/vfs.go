@@ -100,7 +100,7 @@ type ResolveOptions struct {
 func (v *VFS) Resolve(ctx context.Context, path string, o ResolveOptions) ([]Node, error) {
 	r := resolver{v: v, ctx: ctx, o: o, chain: []Node{{Kind: NodeRoot, DirItem: DirItem{Mode: ModeDir}}}}
 	r.push(path)
-	err := r.run(path)
+	err := r.run()
 	if err == nil && o.Meta {
 		err = r.metas()
 	}
@@ -142,7 +142,7 @@ func (r *resolver) push(path string) {
 	r.todo = append(r.todo, parts...)
 }
 
-func (r *resolver) run(path string) error {
+func (r *resolver) run() error {
 	for len(r.todo) > 0 {
 		if err := r.ctx.Err(); err != nil {
 			return err

@@ -128,7 +128,7 @@ func cutRecord(b []byte) (tag uint64, payload, rest []byte, err error) {
 
 // record reads the payload of one record into m.
 func (p *parser) record(m *Meta, tag uint64, payload []byte) error {
-	kind := uint(0)
+	var kind uint
 	f := fields{b: payload}
 	switch tag {
 	case tagPath:

@@ -302,10 +302,10 @@ func (r *run) done(f *folder, name string, what byte, bytes int64) {
 	r.reportNow()
 }
 
-// found adds to what there is to do.
-func (r *run) found(files, bytes int64) {
+// found adds a file to what there is to do.
+func (r *run) found(bytes int64) {
 	r.say.Lock()
-	r.total.FilesTotal += files
+	r.total.FilesTotal++
 	r.total.BytesTotal += bytes
 	r.say.Unlock()
 }

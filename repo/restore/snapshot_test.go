@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 )
@@ -129,7 +128,6 @@ func sameTrees(t testing.TB, got, want map[string]string) {
 
 // events is what the functions of Options were told.
 type events struct {
-	mu   sync.Mutex
 	seen []string
 	warn []string
 }

@@ -159,7 +159,7 @@ func (t *archive) add(lv *level, d *repo.DirItem) error {
 	if d.Meta != nil {
 		it.meta = *d.Meta
 	}
-	r.found(1, max(0, it.meta.Size))
+	r.found(max(0, it.meta.Size))
 	if it.mode&meta.TypeMask != meta.TypeFile || d.Chunked || it.meta.Size > tarBytes {
 		if err := t.flush(); err != nil {
 			return err

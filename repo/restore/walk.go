@@ -289,7 +289,7 @@ func (w *walk) item(f *folder, d *repo.DirItem, exists bool) error {
 	case meta.TypeFile:
 		return w.file(&file{item: it, chunked: d.Chunked})
 	case meta.TypeSymlink:
-		w.r.found(1, 0)
+		w.r.found(0)
 		if len(f.links) == maxLinks {
 			if f.moreFrom == "" {
 				f.moreFrom = f.links[maxLinks-1].name
@@ -299,7 +299,7 @@ func (w *walk) item(f *folder, d *repo.DirItem, exists bool) error {
 		f.links = append(f.links, it)
 		return nil
 	case meta.TypeChar, meta.TypeBlock, meta.TypeFIFO, meta.TypeSocket:
-		w.r.found(1, 0)
+		w.r.found(0)
 		return w.addNode(&it)
 	}
 	w.r.fail(it.path(), fmt.Errorf("unknown type of file, mode %o", it.mode))
@@ -310,7 +310,7 @@ func (w *walk) item(f *folder, d *repo.DirItem, exists bool) error {
 func (w *walk) file(f *file) error {
 	r := w.r
 	size := max(0, f.meta.Size)
-	r.found(1, size)
+	r.found(size)
 	set, begun := r.setOf(&f.item)
 	f.set = set
 	if begun && !r.DryRun {
