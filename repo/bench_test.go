@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
 )
 
@@ -13,7 +14,7 @@ import (
 func benchRepo(b testing.TB, n, size int) (*Packs, string, []pack.ID) {
 	b.Helper()
 	ctx := context.Background()
-	p, dir := newRepo(b, InitOptions{})
+	p, dir := newRepo(b, InitOptions{FS: new(fsx.FS)})
 	sess, err := p.Begin(ctx)
 	if err != nil {
 		b.Fatal(err)
@@ -129,7 +130,7 @@ func BenchmarkGetOne(b *testing.B) {
 }
 
 func BenchmarkAdd(b *testing.B) {
-	p, _ := newRepo(b, InitOptions{})
+	p, _ := newRepo(b, InitOptions{FS: new(fsx.FS)})
 	ctx := context.Background()
 	sess, err := p.Begin(ctx)
 	if err != nil {

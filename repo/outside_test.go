@@ -242,30 +242,7 @@ func TestGarbageBesideGood(t *testing.T) {
 	ctx := context.Background()
 	p, dir := newRepo(t, InitOptions{})
 	good, bad := makeSave("good", 200), makeSave("bad", 20)
-	out, err := p.dir.Create(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := pack.NewWriter(out)
-	entries := slices.Concat(good.entries[Data], good.entries[Trees], bad.entries[Data][1:], bad.entries[Trees])
-	if err := w.Add(entries); err != nil {
-		t.Fatal(err)
-	}
-	name, index, err := w.Finish()
-	if err != nil {
-		t.Fatal(err)
-	}
-	idx, err := p.dir.Create(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := index.WriteTo(idx); err != nil {
-		t.Fatal(err)
-	}
-	f := &packFile{name: "pack-" + name.String()}
-	if err := firstErr(out.Commit(f.packName()), idx.Commit(f.idxName())); err != nil {
-		t.Fatal(err)
-	}
+	f := plant(t, p, slices.Concat(good.entries[Data], good.entries[Trees], bad.entries[Data][1:], bad.entries[Trees]))
 	for range 2 {
 		missingOf(t, p, append(good.all(), bad.all()...), bad.blobs[0], bad.tree, bad.commit)
 	}
