@@ -156,7 +156,7 @@ func (x *Idx) Records(fn func(Record) error) error {
 
 // Verify reads the whole idx and checks order, checksum and offsets (< packSize-20).
 func (x *Idx) Verify(packSize int64) error {
-	if err := x.checkSum(); err != nil {
+	if err := x.CheckSum(); err != nil {
 		return err
 	}
 	if err := x.ids.Check(); err != nil {
@@ -170,8 +170,8 @@ func (x *Idx) Verify(packSize int64) error {
 	})
 }
 
-// checkSum compares the checksum at the end with what stands before it.
-func (x *Idx) checkSum() error {
+// CheckSum compares the checksum at the end with what stands before it.
+func (x *Idx) CheckSum() error {
 	return CheckTrailer(x.name, x.r, x.size)
 }
 

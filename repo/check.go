@@ -312,17 +312,28 @@ func (c *checker) progress(add CheckResult) {
 // files looks for files in the directory of packs that do not belong there.
 func (c *checker) files() error {
 	var names []string
-	err := c.p.store.List(c.ctx, dirPacks, func(name string, _ int64) error {
-		names = append(names, name)
+	err := c.p.store.List(c.ctx, dirPacks, func(name string, size int64) error {
+		if size > 0 || path.Ext(name) != ".idx" { // an empty one is as good as none
+			names = append(names, name)
+		}
 		return nil
 	})
+	closed, cerr := c.p.dir.closedPacks()
 	for _, name := range names {
-		if why := stray(name, names); why != "" {
-			c.find(Finding{Kind: Stray, File: name, Reason: why})
+		why := stray(name, names)
+		kind := Stray
+		// A pack that an interrupted save left behind lacks its idx, but is not listed.
+		if why == noIdx && slices.ContainsFunc(closed, func(l closedLine) bool { return name == dirPacks+"/"+l.name+".pack" }) {
+			kind, why = BadIdx, noIdx+"; the next save makes it anew, or git index-pack"
+		}
+		if why != "" {
+			c.find(Finding{Kind: kind, File: name, Reason: why})
 		}
 	}
-	return err
+	return firstErr(err, cerr)
 }
+
+const noIdx = "pack without an idx"
 
 // packExtras are the endings of what git and bup put beside packs.
 var packExtras = []string{".idx", ".rev", ".bitmap", ".mtimes", ".keep", ".promisor", ".par2"}
@@ -347,7 +358,7 @@ func stray(name string, all []string) string {
 	case !strings.HasPrefix(base, "pack-"):
 		return "not a pack; perhaps left over by an interrupted git"
 	case ending == ".pack" && !has(".idx"):
-		return "pack without an idx"
+		return noIdx
 	case ending == ".idx" && !has(".pack"):
 		return "idx without its pack"
 	case ending == ".pack" || slices.Contains(packExtras, ending) && has(".pack"):

@@ -65,6 +65,7 @@ type packFile struct {
 	relied  atomic.Bool // it is not closed, but proofs rest on objects in it
 	gone    atomic.Bool // it is damaged or was removed, and counts as absent
 	damage  atomic.Pointer[error]
+	checked atomic.Bool // its idx was compared with its checksum
 	misses  atomic.Int64
 
 	mu    sync.Mutex
@@ -91,11 +92,12 @@ type table struct {
 // open until no table has it any more.
 type midxFile struct {
 	*midx.File
-	size   int64
-	sum    pack.ID // the checksum at its end
-	misses atomic.Int64
-	blob   Blob
-	unused runtime.Cleanup // closes blob
+	size    int64
+	sum     pack.ID // the checksum at its end
+	checked atomic.Bool
+	misses  atomic.Int64
+	blob    Blob
+	unused  runtime.Cleanup // closes blob
 }
 
 // newPacks returns a Packs that has not looked at its packs yet.

@@ -53,7 +53,7 @@ func (p *Packs) Begin(ctx context.Context) (Session, error) {
 	}
 	// What was there when the promise was given counts; packs may have come
 	// and gone between the first look and the promise.
-	if err := s.rely(ctx); err != nil {
+	if err := firstErr(s.rely(ctx), s.checkTables(ctx)); err != nil {
 		s.Close()
 		return nil, err
 	}

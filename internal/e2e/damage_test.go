@@ -77,6 +77,53 @@ func damaged(t testing.TB, repo, src, where string, want snapshot, mustFind bool
 	}
 }
 
+// A save does not rely on an idx that is damaged: whatever id is flipped in it,
+// and if it is gone, the idx is made anew and the save restores (I1, I2, I5). fsck
+// tells of it before.
+func TestSaveOverDamagedIdx(t *testing.T) {
+	src := mkdir(t, t.TempDir(), "src")
+	for i := range 20 {
+		write(t, fmt.Sprintf("%s/%d", src, i), []byte(must(t, "seq", fmt.Sprint(i), fmt.Sprint(i*99+5000))))
+	}
+	good := saved(t, src)
+	write(t, src+"/more", []byte("more\n"))
+	want := take(t, src)
+	idxs, err := filepath.Glob(good + "/objects/pack/*.idx")
+	check(t, err)
+	for _, idx := range idxs {
+		data, err := os.ReadFile(idx)
+		check(t, err)
+		for at := 8 + 1024; at < len(data); at += len(data)/12 + 1 {
+			repo := filepath.Join(t.TempDir(), "repo")
+			must(t, "cp", "-a", good, repo)
+			bad := filepath.Join(repo, "objects/pack", filepath.Base(idx))
+			flipped := append([]byte{}, data...)
+			flipped[at] ^= 0x10
+			check(t, os.Chmod(bad, 0o600))
+			write(t, bad, flipped)
+			kedge(t, repo, "backup", "-n", "x", src)
+			same(t, want, restored(t, repo, src))
+			kedge(t, repo, "fsck") // the idx was made anew
+		}
+		for _, lose := range [][]string{{"rm", "-f"}, {"truncate", "-s", "0"}, {"truncate", "-s", "1100"}} {
+			repo := filepath.Join(t.TempDir(), "repo")
+			must(t, "cp", "-a", good, repo)
+			bad := filepath.Join(repo, "objects/pack", filepath.Base(idx))
+			check(t, os.Chmod(bad, 0o600))
+			must(t, lose[0], append(lose[1:], bad)...)
+			for _, args := range [][]string{{"fsck"}, {"fsck", "--quick"}} {
+				if r := tryKedge(t, repo, args...); r.code != 5 || !strings.Contains(r.out, strings.TrimSuffix(filepath.Base(idx), ".idx")) {
+					t.Errorf("%q %q: exit %d\n%s%s", lose, args, r.code, r.out, r.err)
+				}
+			}
+			kedge(t, repo, "backup", "-n", "x", src)
+			same(t, want, restored(t, repo, src))
+			kedge(t, repo, "fsck")
+			gitClean(t, repo)
+		}
+	}
+}
+
 // A truncated pack is found by a restore and by fsck, and named.
 func TestTruncatedPack(t *testing.T) {
 	src := mkdir(t, t.TempDir(), "src")
