@@ -145,7 +145,7 @@ func (c *Config) parseChunker(raw *config.Config) error {
 		return badOption("kedge.version", v)
 	}
 	if n > formatVersion {
-		return fmt.Errorf("config: repository has format version %d, this kedge knows %d: use a newer kedge", n, formatVersion)
+		return &ConfigError{fmt.Sprintf("config: repository has format version %d, this kedge knows %d: use a newer kedge", n, formatVersion)}
 	}
 	c.Version = n
 	c.Chunker = lastOption(raw, "kedge", "", "chunker")
@@ -298,5 +298,5 @@ func boolOption(raw *config.Config, section, sub, key string) (bool, error) {
 
 // badOption says that a value is not one that kedge can work with.
 func badOption(key, value string) error {
-	return fmt.Errorf("config: %s = %q is not supported", key, value)
+	return &ConfigError{fmt.Sprintf("config: %s = %q is not supported", key, value)}
 }

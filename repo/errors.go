@@ -62,3 +62,10 @@ var ErrReadOnly = errors.New("repository was opened for reading only")
 
 // ErrClosed says that the session or the repository was closed before.
 var ErrClosed = errors.New("already closed")
+
+// ConfigError says that a repository is of a kind that this program does not
+// work on: a newer format, an unknown chunker, somebody's work tree.
+type ConfigError struct{ Reason string }
+
+// Error says what is wrong.
+func (e *ConfigError) Error() string { return e.Reason }

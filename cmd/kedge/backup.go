@@ -62,7 +62,7 @@ func (a *app) backup(ctx context.Context, s saving, w walk, n newRepo, o save.Op
 		s.indexFile = indexPath(home)
 	}
 	if len(args) > 0 {
-		if _, err := a.sources(args); err != nil {
+		if _, _, err := a.sources(args); err != nil {
 			return err // before a repository is made for nothing
 		}
 	}

@@ -101,6 +101,7 @@ func exitCode(ctx context.Context, err error) int {
 		noLink   *repo.LinkError
 		unknown  *save.NotIndexedError
 		twice    *save.CollisionError
+		config   *repo.ConfigError
 	)
 	switch {
 	case err == nil:
@@ -109,7 +110,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitInterrupted
 	case errors.As(err, &coded):
 		return coded.code
-	case errors.As(err, &usage), errors.As(err, &twice):
+	case errors.As(err, &usage), errors.As(err, &twice), errors.As(err, &config):
 		return exitUsage
 	case errors.As(err, &partial):
 		return exitPartial
@@ -171,7 +172,11 @@ func notFoundHints(name string, e *repo.NotFoundError) []string {
 	case "name":
 		h = append(h, fmt.Sprintf("'%s ls' lists the save names", name))
 	case "save":
-		h = append(h, fmt.Sprintf("'%s ls %s' lists the saves; latest is the newest", name, escape(path.Dir(e.Name))))
+		dir := path.Dir(e.Name)
+		if dir == "." {
+			dir = e.Name
+		}
+		h = append(h, fmt.Sprintf("'%s ls %s' lists the saves; latest is the newest", name, escape(dir)))
 	}
 	return h
 }

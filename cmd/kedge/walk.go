@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -38,7 +39,7 @@ func (a *app) update(ctx context.Context, w walk, file string, args []string, mo
 	if err != nil {
 		return none, err
 	}
-	roots, err := a.sources(args)
+	roots, covered, err := a.sources(args)
 	if err != nil {
 		return none, err
 	}
@@ -64,6 +65,10 @@ func (a *app) update(ctx context.Context, w walk, file string, args []string, mo
 	}
 	res, err := index.Update(ctx, o)
 	a.ui.done()
+	for _, p := range covered {
+		a.ui.warn(p, fs.ErrNotExist)
+		res.Errors++
+	}
 	if err != nil {
 		return res, indexError(file, err)
 	}
@@ -74,23 +79,28 @@ func (a *app) update(ctx context.Context, w walk, file string, args []string, mo
 
 // sources resolves the paths to be walked. One that is not there is left to
 // the walk, which names it and notes that it is gone; if none is there at all,
-// that is surely a mistake, and the index is left as it is.
-func (a *app) sources(args []string) ([]string, error) {
-	roots := make([]string, len(args))
-	missing := 0
+// that is surely a mistake, and the index is left as it is. The walk does not see
+// those that lie below another path: covered are those of them that are not there.
+func (a *app) sources(args []string) (roots, covered []string, err error) {
+	roots = make([]string, len(args))
+	var missing []string
 	for i, arg := range args {
-		var err error
 		if roots[i], err = sourcePath(arg); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if _, err := a.FS.Lstat(roots[i]); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-			missing++
+			missing = append(missing, roots[i])
 		}
 	}
-	if missing == len(args) {
-		return nil, &codedError{exitNotFound, &fs.PathError{Op: "index", Path: escape(args[0]), Err: fs.ErrNotExist}}
+	for _, p := range missing {
+		if slices.ContainsFunc(roots, func(r string) bool { return r != p && index.Within(p, r) }) {
+			covered = append(covered, p)
+		}
 	}
-	return roots, nil
+	if len(missing) == len(args) {
+		return nil, nil, &codedError{exitNotFound, &fs.PathError{Op: "index", Path: escape(args[0]), Err: fs.ErrNotExist}}
+	}
+	return roots, covered, nil
 }
 
 // own returns what a walk must never list: the repository, the index and what

@@ -2,7 +2,6 @@ package restore
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/kedgebackup/kedge/pack"
@@ -51,7 +50,7 @@ func resolveRoot(ctx context.Context, vfs *repo.VFS, path string) (root, error) 
 	switch last.Kind {
 	case repo.NodeSave, repo.NodeItem:
 	default:
-		return root{}, fmt.Errorf("%q is no save, nor something in one", path)
+		return root{}, &repo.NotFoundError{What: "save", Name: path}
 	}
 	rt := root{item: last}
 	trimmed := strings.TrimRight(path, "/")
