@@ -133,6 +133,13 @@ func TestPackedRefs(t *testing.T) {
 		}
 	}
 	compare()
+	// No file is in the way of these, but git could not unpack both.
+	for _, name := range []string{"refs/heads/n9", "refs/heads/main/x", "refs/heads/n9/x/y"} {
+		if _, err := p.SetRef(ctx, Move{Ref: name, New: s.commit}); err == nil {
+			t.Errorf("%s was made beside what is packed", name)
+		}
+	}
+	compare()
 	for _, name := range []string{"refs/heads/n7/x", "refs/tags/v1", "refs/heads/n3/x", "refs/heads/main", "refs/tags/v2"} {
 		at, err := p.dir.ref(name)
 		if err != nil || at.IsZero() {
