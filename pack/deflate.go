@@ -84,6 +84,7 @@ var errNoGain = errors.New("deflate output is full")
 // capped is a writer into a slice of fixed capacity.
 type capped struct{ b []byte }
 
+// Write appends p, if it fits.
 func (c *capped) Write(p []byte) (int, error) {
 	if len(p) > cap(c.b)-len(c.b) {
 		return 0, errNoGain
