@@ -49,7 +49,7 @@ func TestHardCases(t *testing.T) {
 			must(t, "git", "-C", clone, "config", "include.path", repo+"/config")
 			gitClean(t, clone)
 			must(t, "git", "-C", repo, "log", "--format=%H", "x")
-			must(t, "git", "-C", repo, "ls-tree", "-r", "x")
+			must(t, "git", "-C", repo, "ls-tree", "-r", "x:"+src[1:]+"/names") // not all: a terabyte of holes has millions of entries
 		})
 	}
 }
