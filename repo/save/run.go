@@ -63,7 +63,7 @@ func (r *run) all(ctx context.Context) (err error) {
 	}
 	r.sink = r.newSink()
 	defer r.sink.dropMarks()
-	if err := r.pump(ctx); err != nil {
+	if err := r.pump(ctx, (*feeder).run); err != nil {
 		return err
 	}
 	return r.finish(ctx)
@@ -111,7 +111,7 @@ func tip(ctx context.Context, r repo.Repo, ref string) (pack.ID, error) {
 
 // pump runs the pipeline: one feeder, a worker per processor, and the sink.
 // The free list of batches bounds what is in memory. The first error stops all.
-func (r *run) pump(ctx context.Context) error {
+func (r *run) pump(ctx context.Context, feed func(*feeder, context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	workers := r.o.Workers
@@ -123,7 +123,7 @@ func (r *run) pump(ctx context.Context) error {
 	for range n {
 		free <- newBatch(size)
 	}
-	feed := r.newFeeder(free, work, line)
+	f := r.newFeeder(free, work, line)
 	r.sink.begin(ctx, n)
 	var wg sync.WaitGroup
 	start := func(f func() error) {
@@ -133,7 +133,7 @@ func (r *run) pump(ctx context.Context) error {
 			}
 		})
 	}
-	start(func() error { return feed.run(ctx) })
+	start(func() error { return feed(f, ctx) })
 	for range workers {
 		w := &worker{sess: r.sess, hash: pack.NewHasher(), enc: r.encoder()}
 		wg.Go(func() { w.loop(ctx, work) })
@@ -202,7 +202,8 @@ func (r *run) bupm(st *store) func(body []byte) (repo.TreeEntry, error) {
 	}
 }
 
-// report calls Options.Progress twice a second until the returned function is called.
+// report calls Options.Progress twice a second until the returned function is
+// called, and then once more.
 func (r *run) report(ctx context.Context) (stop func()) {
 	if r.o.Progress == nil {
 		return func() {}
@@ -224,7 +225,11 @@ func (r *run) report(ctx context.Context) (stop func()) {
 			}
 		}
 	})
-	return func() { close(done); wg.Wait() }
+	return func() {
+		close(done)
+		wg.Wait()
+		r.on.report()
+	}
 }
 
 // finish stores what leads to the sources and the commit, publishes everything,
