@@ -21,8 +21,11 @@ install: build ## install the binary to PREFIX/bin (default /usr/local)
 test: ## all tests; needs git, bup, acl, attr (see .ci/run)
 	$(GO) test ./...
 
-race: ## all tests under the race detector
-	CGO_ENABLED=1 $(GO) test -race -short ./...
+# What a check runs under the race detector; RACE=./... is all of it, and takes long.
+RACE ?= ./chunk ./index ./internal/fsx/... ./pack/... ./repo/meta ./repo/repotest ./repo/storetest ./repo/restore
+
+race: ## the tests of RACE under the race detector
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m $(RACE)
 
 $(TOOLS)/stamp: internal/tools/go.mod
 	mkdir -p $(TOOLS)
@@ -42,7 +45,7 @@ vuln: $(TOOLS)/stamp ## known vulnerabilities in what the binary reaches (needs 
 fuzz: ## every fuzz target for FUZZTIME
 	@for p in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
-	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p || exit 1; \
 	  done; done
 
 sweep: ## the long crash, fault and damage sweeps, for at most SWEEP
