@@ -19,7 +19,7 @@ install: build ## install the binary to PREFIX/bin (default /usr/local)
 	install -D -m 0755 bin/kedge $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/kedge
 
 test: ## all tests; needs git, bup, acl, attr (see .ci/run)
-	$(GO) test ./...
+	$(GO) test -timeout 30m ./...
 
 # What a check runs under the race detector; RACE=./... is all of it, and takes long.
 RACE ?= ./chunk ./index ./internal/fsx/... ./pack/... ./repo/meta ./repo/repotest ./repo/storetest ./repo/restore
