@@ -20,22 +20,18 @@ func storedBlocks(n int) int { return max(1, (n+storedMax-1)/storedMax) }
 
 // deflater makes zlib streams from slice to slice.
 type deflater struct {
-	level int
-	z     *flate.Writer // nil at level 0
-	out   *capped
+	quick *quick // level 1
+	lib   *library
 }
 
 func newDeflater(level int) deflater {
-	d := deflater{level: level}
-	if level > 0 {
-		d.out = new(capped)
-		z, err := flate.NewWriter(d.out, level)
-		if err != nil {
-			panic("pack: " + err.Error()) // levels 1 to 9 exist
-		}
-		d.z = z
+	switch level {
+	case 0:
+		return deflater{}
+	case 1:
+		return deflater{quick: newQuick()}
 	}
-	return d
+	return deflater{lib: newLibrary(level)}
 }
 
 // append appends the zlib stream of body to dst, which has room for it stored.
@@ -43,23 +39,28 @@ func (d *deflater) append(dst, body []byte) []byte {
 	// 0x78: deflate with a window of 32 KiB. The second byte says "fastest"
 	// and makes the pair a multiple of 31.
 	dst = append(dst, 0x78, 0x01)
-	at := len(dst)
-	if d.level > 0 && len(body) > 0 && !incompressible(body) {
-		// A result that saves less than 1 in 64 is not worth the time that
-		// every reader would spend on it, so there is no room for more.
-		d.out.b = dst[: at : at+len(body)-len(body)/64]
-		d.z.Reset(d.out)
-		_, err := d.z.Write(body)
-		if err == nil {
-			err = d.z.Close()
-		}
-		if err == nil {
-			dst = dst[:len(d.out.b)] // they share their memory
-			return binary.BigEndian.AppendUint32(dst, adler32(body))
-		}
-	}
-	dst = appendStored(dst[:at], body)
+	dst = d.deflate(dst, body)
 	return binary.BigEndian.AppendUint32(dst, adler32(body))
+}
+
+// deflate appends the deflate stream of body, stored if there is no gain.
+func (d *deflater) deflate(dst, body []byte) []byte {
+	// A result that saves less than 1 in 64 is not worth the time that every
+	// reader would spend on it, so there is no room for more.
+	room := len(body) - len(body)/64
+	ok := false
+	switch {
+	case len(body) == 0 || d.quick == nil && d.lib == nil || incompressible(body):
+	case d.quick != nil:
+		// Stored, body would take five bytes more than it has, and four follow.
+		dst, ok = d.quick.append(dst, body, room+storedHead+4-quickSlack)
+	default:
+		dst, ok = d.lib.append(dst, body, room)
+	}
+	if ok {
+		return dst
+	}
+	return appendStored(dst, body)
 }
 
 // appendStored appends body as stored blocks, the last one marked.
@@ -76,6 +77,39 @@ func appendStored(dst, body []byte) []byte {
 			return dst
 		}
 	}
+}
+
+// library makes deflate streams with the library, for levels from 2 on, whose
+// work is in searching and not in what surrounds it.
+type library struct {
+	z   *flate.Writer
+	out capped
+}
+
+func newLibrary(level int) *library {
+	l := new(library)
+	z, err := flate.NewWriter(&l.out, level)
+	if err != nil {
+		panic("pack: " + err.Error()) // levels 1 to 9 exist
+	}
+	l.z = z
+	return l
+}
+
+// append appends the deflate stream of body to dst, which has room bytes of
+// room, and reports whether they sufficed.
+func (l *library) append(dst, body []byte, room int) ([]byte, bool) {
+	at := len(dst)
+	l.out.b = dst[: at : at+room]
+	l.z.Reset(&l.out)
+	_, err := l.z.Write(body)
+	if err == nil {
+		err = l.z.Close()
+	}
+	if err != nil {
+		return dst, false
+	}
+	return dst[:len(l.out.b)], true // they share their memory
 }
 
 // errNoGain stops a compressor whose output is no smaller than its input.

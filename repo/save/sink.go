@@ -323,8 +323,12 @@ type recent struct {
 
 // count returns how many bytes of a batch the repository did not have.
 func (r *recent) count(b *batch) (n int64) {
-	if r.batches++; r.batches > r.flight || r.ids[0] == nil {
-		r.ids[0], r.ids[1], r.batches = map[pack.ID]struct{}{}, r.ids[0], 1
+	if r.ids[0] == nil {
+		r.ids = [2]map[pack.ID]struct{}{{}, {}}
+	}
+	if r.batches++; r.batches > r.flight {
+		r.ids[0], r.ids[1], r.batches = r.ids[1], r.ids[0], 1
+		clear(r.ids[0])
 	}
 	for i := range b.entries {
 		id := b.entries[i].ID
