@@ -69,3 +69,10 @@ type ConfigError struct{ Reason string }
 
 // Error says what is wrong.
 func (e *ConfigError) Error() string { return e.Reason }
+
+// RefusedError says that whoever keeps the repository does not allow it: the role
+// of a key, a quota, a policy.
+type RefusedError struct{ Reason string }
+
+// Error says what is wrong.
+func (e *RefusedError) Error() string { return "refused: " + e.Reason }

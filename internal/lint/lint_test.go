@@ -35,12 +35,17 @@ var levels = map[string]int{
 	"index": 2,
 	"repo":  2,
 
-	"repo/save":    3,
-	"repo/restore": 3,
-	"repo/prune":   3,
-	"repo/gc":      3,
-	"remote":       3,
-	"s3sync":       3,
+	"repo/save":     3,
+	"repo/restore":  3,
+	"repo/prune":    3,
+	"repo/gc":       3,
+	"remote":        3,
+	"remote/wire":   3,
+	"remote/access": 3,
+	"remote/upload": 3,
+	"remote/server": 3,
+	"remote/sshd":   3,
+	"s3sync":        3,
 
 	"internal/job": 4,
 
@@ -59,6 +64,14 @@ var levels = map[string]int{
 var sideways = [][2]string{
 	{"pack/midx", "pack"}, // a table over idx files
 	{"repo/meta", "pack"}, // its CorruptError
+
+	{"remote", "remote/wire"},
+	{"remote/access", "remote/wire"}, // rights, as they are told
+	{"remote/server", "remote/wire"},
+	{"remote/server", "remote/access"},
+	{"remote/sshd", "remote/access"},
+	{"remote/sshd", "remote/server"},
+	{"remote/sshd", "remote/upload"},
 }
 
 // testOnly are packages that only tests import, and files that are built with
@@ -73,14 +86,14 @@ var topLevel = []string{"cmd", "chunk", "pack", "index", "repo", "remote", "s3sy
 var homes = map[string][]string{
 	"filippo.io/age":                {"s3sync"},
 	"github.com/go-git/go-billy":    {"repo"},
-	"github.com/go-git/go-git":      {"repo", "remote"},
+	"github.com/go-git/go-git":      {"repo", "remote/upload"},
 	"github.com/klauspost/compress": {"pack"},
 	"github.com/minio/minio-go":     {"s3sync"},
 	"github.com/pjbgf/sha1cd":       {"pack"},
 	"github.com/restic/chunker":     {"chunk"},
 	"github.com/spf13/cobra":        {"cmd/kedge"},
 	"github.com/spf13/pflag":        {"cmd/kedge"},
-	"golang.org/x/crypto":           {"remote"},
+	"golang.org/x/crypto":           {"remote", "remote/access", "remote/sshd"},
 	"golang.org/x/sys/unix":         {"internal/fsx", "index", "repo/meta"},
 	"golang.org/x/term":             {"cmd/kedge"},
 }
