@@ -49,6 +49,7 @@ type common struct {
 	noProgress bool
 	cpu        int
 	wait       time.Duration
+	reach      reach
 }
 
 // counter is an option that may be given several times.
@@ -208,6 +209,7 @@ func (a *app) commonFlags(cmd *cobra.Command) {
 	f.StringVar(&c.dir, "bup-dir", c.dir, "")
 	f.Lookup("bup-dir").Hidden = true
 	f.StringVarP(&c.remote, "remote", "r", "", "use the repository at `URL`, and only the index of DIR")
+	c.reach.flags(f)
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "show no progress and no summary")
 	f.VarPF(&c.verbose, "verbose", "v", "say more; twice: still more").NoOptDefVal = "+1"
 	f.BoolVar(&c.json, "json", false, "print the result as one JSON object (docs/json.md)")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/remote"
 	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/repo/save"
 )
@@ -102,6 +103,8 @@ func exitCode(ctx context.Context, err error) int {
 		unknown  *save.NotIndexedError
 		twice    *save.CollisionError
 		config   *repo.ConfigError
+		refused  *repo.RefusedError
+		host     *remote.HostKeyError
 	)
 	switch {
 	case err == nil:
@@ -118,6 +121,8 @@ func exitCode(ctx context.Context, err error) int {
 		return exitNotFound
 	case errors.As(err, &corrupt), errors.As(err, &missing):
 		return exitDamaged
+	case errors.As(err, &refused), errors.As(err, &host):
+		return exitRefused
 	case errors.Is(err, fsx.ErrLocked), errors.As(err, &busy), errors.As(err, &moved),
 		errors.Is(err, context.DeadlineExceeded):
 		return exitBusy

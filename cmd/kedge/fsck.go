@@ -52,7 +52,7 @@ func (a *app) fsckCommand() *cobra.Command {
 
 // openToCheck opens a repository in which a check may note what it has proved;
 // one that cannot be written to is checked all the same.
-func (a *app) openToCheck(ctx context.Context) (*repo.Packs, error) {
+func (a *app) openToCheck(ctx context.Context) (repository, error) {
 	r, err := a.open(ctx, false)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
 		return a.open(ctx, true)
@@ -60,13 +60,13 @@ func (a *app) openToCheck(ctx context.Context) (*repo.Packs, error) {
 	return r, err
 }
 
-func (a *app) fsck(ctx context.Context, r *repo.Packs, quick bool, names []string) error {
+func (a *app) fsck(ctx context.Context, r repository, quick bool, names []string) error {
 	start := a.now()
 	if err := a.doc.begin(a, "fsck"); err != nil {
 		return err
 	}
 	var printed error
-	res, err := repo.Check(ctx, r, repo.CheckOptions{
+	res, err := r.Check(ctx, repo.CheckOptions{
 		Quick: quick, Names: names, Workers: a.workers(), Progress: a.fsckProgress,
 	}, func(f repo.Finding) {
 		if perr := a.finding(f); printed == nil {

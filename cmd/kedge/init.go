@@ -84,6 +84,10 @@ func (a *app) create(ctx context.Context, o newRepo) (place, repo.Config, error)
 			return p, repo.Config{}, usagef("--chunker and --expect exclude each other")
 		}
 	}
+	if p.scheme == "ssh" {
+		c, err := a.createServed(ctx, p, o)
+		return p, c, err
+	}
 	c, err := repo.InitDir(ctx, p.path, repo.InitOptions{FS: a.FS, Chunker: o.chunker, Expect: int64(o.expect)})
 	if err != nil {
 		return p, c, err
@@ -96,7 +100,7 @@ func (a *app) create(ctx context.Context, o newRepo) (place, repo.Config, error)
 
 // openOrCreate opens the repository of this run and makes it first if there is
 // none.
-func (a *app) openOrCreate(ctx context.Context, o newRepo) (*repo.Packs, error) {
+func (a *app) openOrCreate(ctx context.Context, o newRepo) (repository, error) {
 	r, err := a.open(ctx, false)
 	var none *repo.NotFoundError
 	if !errors.As(err, &none) || none.What != "repository" {

@@ -68,6 +68,12 @@ func (a *app) lsCommand() *cobra.Command {
 	f.BoolVar(&o.human, "human-readable", false, "show sizes like 4.7M")
 	f.BoolVarP(&o.numeric, "numeric-ids", "n", false, "show owners as numbers")
 	return a.command(cmd, func(ctx context.Context, args []string) error {
+		if len(args) == 0 {
+			names, ok, err := a.servedRepos(ctx)
+			if ok || err != nil {
+				return a.listRepos(names, err)
+			}
+		}
 		r, err := a.open(ctx, true)
 		if err != nil {
 			return err
@@ -79,6 +85,35 @@ func (a *app) lsCommand() *cobra.Command {
 		l := lister{a: a, ctx: ctx, o: o, r: r, v: &repo.VFS{Repo: r}}
 		return l.paths(args)
 	})
+}
+
+// listRepos lists the repositories behind a server.
+func (a *app) listRepos(names []string, err error) error {
+	if err != nil {
+		return err
+	}
+	if a.common.json {
+		if err := a.doc.begin(a, "ls"); err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := a.doc.entry(a, lsRepo{nameJSON(name)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, name := range names {
+		if err := a.print([]byte(escapeText(name) + "\n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lsRepo is a repository behind a server in JSON.
+type lsRepo struct {
+	Repository jsonName `json:"repository"`
 }
 
 // lister makes one listing.

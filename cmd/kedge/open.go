@@ -9,14 +9,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kedgebackup/kedge/remote"
 	"github.com/kedgebackup/kedge/repo"
 )
 
 // place is where a repository is.
 type place struct {
-	scheme string // "" for a directory
-	path   string
+	scheme string // "" for a directory, "ssh"
+	path   string // the directory, or the address as it was given
 }
+
+// String names the place in messages.
+func (p place) String() string { return p.path }
 
 // isURL reports whether an address names a scheme.
 func isURL(s string) bool {
@@ -27,13 +31,13 @@ func isURL(s string) bool {
 // parsePlace reads the argument of -r. As in git and bup, "host:path" is a path
 // on another host, unless a slash stands before the colon.
 func parsePlace(s string) place {
-	if scheme, rest, _ := strings.Cut(s, "://"); isURL(s) {
-		return place{strings.ToLower(scheme), rest}
+	if scheme, _, _ := strings.Cut(s, "://"); isURL(s) {
+		return place{strings.ToLower(scheme), s}
 	}
-	if i := strings.IndexAny(s, ":/"); i >= 0 && s[i] == ':' {
+	if i := strings.IndexAny(s, ":/"); i > 0 && s[i] == ':' {
 		return place{"ssh", s}
 	}
-	return place{"", s}
+	return place{"", strings.TrimPrefix(s, ":")}
 }
 
 // place returns where the repository of this run is.
@@ -43,27 +47,61 @@ func (a *app) place() (place, error) {
 		return place{"", dir}, err
 	}
 	p := parsePlace(a.common.remote)
-	if p.scheme != "" {
-		return p, withHint(usagef("%s: repositories of the kind %s:// are not supported", quote(a.common.remote), escape(p.scheme)),
-			"this version opens repositories in a directory: -r /path or -r ./path")
+	switch p.scheme {
+	case "ssh":
+		return p, nil
+	case "":
+		dir, err := filepath.Abs(p.path)
+		return place{"", dir}, err
 	}
-	dir, err := filepath.Abs(p.path)
-	return place{"", dir}, err
+	return p, withHint(usagef("%s: repositories of the kind %s:// are not supported", quote(a.common.remote), escape(p.scheme)),
+		"this version opens directories (-r /path) and servers (-r ssh://user@host/REPO, -r host:REPO)")
 }
+
+// repository is what commands work on, wherever it is.
+type repository interface {
+	repo.Repo
+	repo.Configured
+	// Check is repo.Check.
+	Check(ctx context.Context, o repo.CheckOptions, report func(repo.Finding)) (repo.CheckResult, error)
+	// Warnings returns what was wrong and could be done without, such as an index
+	// file that is missing beside its pack.
+	Warnings() []error
+}
+
+// directory is a repository in a directory of this machine.
+type directory struct{ *repo.Packs }
+
+// Check is repo.Check.
+func (d directory) Check(ctx context.Context, o repo.CheckOptions, report func(repo.Finding)) (repo.CheckResult, error) {
+	return repo.Check(ctx, d.Packs, o, report)
+}
+
+// served is a repository behind a server, which keeps its warnings to itself.
+type served struct{ *remote.Client }
+
+// Warnings returns nothing.
+func (served) Warnings() []error { return nil }
 
 // open opens the repository of this run. This is the only place that knows
 // kinds of repositories; every command works on what it returns.
-func (a *app) open(ctx context.Context, readOnly bool) (*repo.Packs, error) {
+func (a *app) open(ctx context.Context, readOnly bool) (repository, error) {
 	p, err := a.place()
 	if err != nil {
 		return nil, err
 	}
-	return repo.OpenDir(ctx, p.path, repo.DirOptions{FS: a.FS, ReadOnly: readOnly})
+	if p.scheme == "ssh" {
+		return a.dial(ctx, p, nil)
+	}
+	r, err := repo.OpenDir(ctx, p.path, repo.DirOptions{FS: a.FS, ReadOnly: readOnly})
+	if err != nil {
+		return nil, err
+	}
+	return directory{r}, nil
 }
 
-// closeRepo closes a repository and tells what was wrong with it that could be
-// done without, such as an index file that is missing beside its pack.
-func (a *app) closeRepo(r *repo.Packs) {
+// closeRepo closes a repository and tells its warnings.
+func (a *app) closeRepo(r repository) {
 	for _, err := range r.Warnings() {
 		a.ui.line("warning: %s", escapeText(err.Error()))
 	}
