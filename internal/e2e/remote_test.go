@@ -1,0 +1,347 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Over each way to a server: a tree of hard cases and its changes are saved, listed,
+// read and restored, and git finds nothing wrong on the server.
+func TestRemote(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "src")
+	hardCases(t, src)
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			s := w.serv(t)
+			c := s.addClient(t, w.ssh, "build", "append")
+			c.run(t, "init")
+			c.run(t, "init") // again is harmless
+			if r := c.save(t, src); r.code != 0 {
+				t.Fatalf("save: exit %d\n%s", r.code, r.err)
+			}
+			same(t, take(t, src), c.restored(t, src))
+			write(t, src+"/new-"+w.name, []byte("new\n"))
+			if r := c.save(t, src); r.code != 0 {
+				t.Fatalf("second save: exit %d\n%s", r.code, r.err)
+			}
+			same(t, take(t, src), c.restored(t, src))
+			if got := c.run(t, "cat-file", "x/latest"+src+"/new-"+w.name); got != "new\n" {
+				t.Errorf("cat-file: %q", got)
+			}
+			if got := c.run(t, "ls"); got != "x\n" {
+				t.Errorf("ls: %q", got)
+			}
+			if got := strings.Count(c.run(t, "ls", "x"), "\n"); got != 3 {
+				t.Errorf("ls x has %d lines", got)
+			}
+			c.run(t, "fsck")
+			top := c
+			top.url = strings.TrimSuffix(c.url, "build")
+			if got := top.run(t, "ls"); got != "build\n" {
+				t.Errorf("ls of the server: %q", got)
+			}
+			repo := filepath.Join(s.root, "build")
+			gitClean(t, repo)
+			kedge(t, repo, "fsck")
+			same(t, take(t, src), restored(t, repo, src))
+		})
+	}
+}
+
+// What roles forbid is refused with exit 6, and changes nothing.
+func TestRemoteRoles(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "src")
+	randomTree(t, rand.New(rand.NewPCG(3, 3)), src, 20)
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			s := w.serv(t)
+			a := s.addClient(t, w.ssh, "build", "append")
+			a.run(t, "init")
+			if r := a.save(t, src); r.code != 0 {
+				t.Fatalf("save: exit %d\n%s", r.code, r.err)
+			}
+			before := must(t, "git", "-C", s.root+"/build", "show-ref")
+			reader := s.addClient(t, w.ssh, "build", "read")
+			if r := reader.save(t, src); r.code != 6 {
+				t.Errorf("save with role read: exit %d\n%s", r.code, r.err)
+			}
+			reader.run(t, "ls", "x")
+			blind := s.addClient(t, w.ssh, "build", "append", "--no-read")
+			if r := blind.try(t, "restore", "-C", t.TempDir(), "x/latest"); r.code != 6 {
+				t.Errorf("restore with --no-read: exit %d\n%s", r.code, r.err)
+			}
+			narrow := s.addClient(t, w.ssh, "build", "append", "--names", "db-*")
+			if r := narrow.save(t, src); r.code != 6 {
+				t.Errorf("save of another name: exit %d\n%s", r.code, r.err)
+			}
+			for _, other := range []string{"other", "../build", "build/..", "%2e%2e", ".kedge", "build/objects", "/etc"} {
+				stranger := a
+				stranger.url = strings.TrimSuffix(a.url, "build") + other
+				if r := stranger.try(t, "ls", "x"); r.code != 4 && r.code != 2 {
+					t.Errorf("ls of %s: exit %d\n%s", other, r.code, r.err)
+				}
+			}
+			if after := must(t, "git", "-C", s.root+"/build", "show-ref"); after != before {
+				t.Errorf("refs moved:\n%s%s", before, after)
+			}
+			gitClean(t, s.root+"/build")
+		})
+	}
+}
+
+// Saves are cut short by kill -9 of the client or of everything on the server:
+// every acknowledged save restores, and the next run succeeds by itself (I1, I5).
+func TestRemoteKills(t *testing.T) {
+	rounds := 12
+	if full {
+		rounds = 200
+	}
+	for _, w := range ways {
+		for _, victim := range []string{"client", "server"} {
+			t.Run(w.name+"/"+victim, func(t *testing.T) { kills(t, w, victim, rounds) })
+		}
+	}
+}
+
+func kills(t *testing.T, w way, victim string, rounds int) {
+	s := w.serv(t)
+	c := s.addClient(t, w.ssh, "build", "append")
+	c.run(t, "init")
+	src := mkdir(t, t.TempDir(), "src")
+	repo := filepath.Join(s.root, "build")
+	var acked []snapshot
+	for i := range rounds {
+		write(t, fmt.Sprintf("%s/%d", src, i%10), []byte(must(t, "seq", fmt.Sprint(i*1000), fmt.Sprint(i*1000+60000))))
+		kedge(t, c.home, "index", src)
+		wait := time.Duration(10+37*i%400) * time.Millisecond
+		args := append([]string{"-d", c.home, "save", "-r", c.url, "-n", "x"}, append(c.args, src)...)
+		var r result
+		if victim == "client" {
+			r = command(t, c.env, "timeout", append([]string{"-s", "KILL", fmt.Sprint(wait.Seconds()), binary}, args...)...)
+		} else {
+			cmd := s.cmd
+			dead := make(chan bool)
+			go func() {
+				defer close(dead)
+				time.Sleep(wait)
+				stop(cmd, syscall.SIGKILL)
+				must(t, "sh", "-c", "pkill -KILL -f 'server --repo build' || true")
+			}()
+			r = command(t, c.env, binary, args...)
+			<-dead
+			s.up(t)
+		}
+		tip := command(t, nil, "git", "-C", repo, "rev-list", "--count", "x")
+		n, _ := strconv.Atoi(strings.TrimSpace(tip.out))
+		if r.code == 0 && n != len(acked)+1 {
+			t.Fatalf("round %d: exit 0 and %d saves, %d before", i, n, len(acked))
+		}
+		if n > len(acked) {
+			acked = append(acked, take(t, src))
+		}
+	}
+	if r := c.save(t, src); r.code != 0 {
+		t.Fatalf("the save after the last kill: exit %d\n%s", r.code, r.err)
+	}
+	gitClean(t, repo)
+	kedge(t, repo, "fsck")
+	leftovers(t, repo)
+	for i, want := range acked {
+		if full || i%4 == 0 {
+			same(t, want, restoredSave(t, repo, src, i))
+		}
+	}
+}
+
+// Many clients at once, into repositories of their own and into one that they
+// share: no save is lost.
+func TestRemoteMany(t *testing.T) {
+	own, shared := 16, 8
+	if full {
+		own = 64
+	}
+	src := filepath.Join(t.TempDir(), "src")
+	randomTree(t, rand.New(rand.NewPCG(5, 5)), src, 40)
+	s := startServe(t)
+	var clients []client
+	for i := range own {
+		clients = append(clients, s.addClient(t, "builtin", fmt.Sprintf("host%d", i), "append"))
+	}
+	for range shared {
+		clients = append(clients, s.addClient(t, "builtin", "shared", "append"))
+	}
+	var wg sync.WaitGroup
+	for i, c := range clients {
+		wg.Go(func() {
+			if r := c.try(t, "init"); r.code != 0 {
+				t.Errorf("init of client %d: exit %d\n%s", i, r.code, r.err)
+				return
+			}
+			if r := c.save(t, src); r.code != 0 {
+				t.Errorf("save of client %d: exit %d\n%s", i, r.code, r.err)
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		return
+	}
+	if rss := peak(t, s.cmd.Process.Pid); rss > int64(len(clients))*32<<10 {
+		t.Errorf("the server took %d KiB for %d sessions", rss, len(clients))
+	}
+	for i := range own {
+		same(t, take(t, src), restored(t, filepath.Join(s.root, fmt.Sprintf("host%d", i)), src))
+	}
+	repo := filepath.Join(s.root, "shared")
+	gitClean(t, repo)
+	if n := strings.TrimSpace(must(t, "git", "-C", repo, "rev-list", "--count", "x")); n != strconv.Itoa(shared) {
+		t.Errorf("%s saves of %d arrived in the shared repository", n, shared)
+	}
+}
+
+// peak returns the most memory a process has had, in KiB.
+func peak(t testing.TB, pid int) int64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	check(t, err)
+	for line := range strings.Lines(string(text)) {
+		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			n, err := strconv.ParseInt(strings.Fields(v)[0], 10, 64)
+			check(t, err)
+			return n
+		}
+	}
+	t.Fatal("no VmHWM")
+	return 0
+}
+
+// An unchanged night costs a handful of messages, however much there is.
+func TestRemoteUnchanged(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "src")
+	randomTree(t, rand.New(rand.NewPCG(7, 7)), src, 2000)
+	s := startServe(t)
+	c := s.addClient(t, "builtin", "build", "append")
+	c.run(t, "init")
+	if r := c.save(t, src); r.code != 0 {
+		t.Fatalf("save: exit %d\n%s", r.code, r.err)
+	}
+	p := new(proxy)
+	p.listen(t, s.port)
+	c = s.known(t, c.through(p), p.port)
+	if r := c.save(t, src); r.code != 0 {
+		t.Fatalf("unchanged save: exit %d\n%s", r.code, r.err)
+	}
+	if n := p.up.Load() + p.down.Load(); n > 64<<10 {
+		t.Errorf("an unchanged save took %d bytes, %d of them up", n, p.up.Load())
+	}
+}
+
+// known lets the client know the host at another port.
+func (s *server) known(t testing.TB, c client, port int) client {
+	t.Helper()
+	pub, err := os.ReadFile(s.keys + "/host.pub")
+	check(t, err)
+	f, err := os.OpenFile(filepath.Join(s.keys, "known_hosts"), os.O_APPEND|os.O_WRONLY, 0)
+	check(t, err)
+	defer f.Close()
+	_, err = fmt.Fprintf(f, "[127.0.0.1]:%d %s", port, pub)
+	check(t, err)
+	return c
+}
+
+// A line that is cut in the middle of a save costs what was not published yet;
+// the next run goes on by itself.
+func TestRemoteCut(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "src")
+	mkdir(t, src)
+	write(t, src+"/big", []byte(must(t, "seq", "1", "1500000")))
+	s := startServe(t)
+	c := s.addClient(t, "builtin", "build", "append")
+	c.run(t, "init")
+	kedge(t, c.home, "index", src)
+	for i := range 6 {
+		limit := int64(2000 + i*i*60_000)
+		p := &proxy{cut: func(n int64) bool { return n > limit }}
+		p.listen(t, s.port)
+		if r := s.known(t, c.through(p), p.port).try(t, "save", "-n", "x", src); r.code == 0 && p.up.Load() > limit {
+			t.Errorf("a save whose line was cut after %d bytes says that it is done", limit)
+		}
+	}
+	if r := c.save(t, src); r.code != 0 {
+		t.Fatalf("the save after the cuts: exit %d\n%s", r.code, r.err)
+	}
+	same(t, take(t, src), c.restored(t, src))
+	gitClean(t, filepath.Join(s.root, "build"))
+	leftovers(t, filepath.Join(s.root, "build"))
+}
+
+// Git clones and fetches from a server, and bup saves to one and restores from it.
+func TestRemoteOtherClients(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "src")
+	randomTree(t, rand.New(rand.NewPCG(9, 9)), src, 60)
+	for _, start := range []struct {
+		name string
+		serv func(t testing.TB) *server
+	}{{"openssh", startSSHD}, {"serve", startServe}} {
+		t.Run(start.name, func(t *testing.T) {
+			s := start.serv(t)
+			c := s.addClient(t, "system", "build", "append")
+			bup := func(args ...string) string {
+				t.Helper()
+				r := command(t, append(c.env, "BUP_DIR="+c.home+"/bup"), "bup", args...)
+				if r.code != 0 {
+					t.Fatalf("bup %q: exit %d\n%s%s", args, r.code, r.out, r.err)
+				}
+				return r.out
+			}
+			bup("init")
+			bup("init", "-r", "root@127.0.0.1:build")
+			bup("index", src)
+			bup("save", "-q", "-r", "root@127.0.0.1:build", "-n", "old", src)
+			bup("save", "-q", "-r", "root@127.0.0.1:build", "-n", "old", src)
+			out := t.TempDir()
+			bup("restore", "-q", "-r", "root@127.0.0.1:build", "-C", out, "old/latest"+src+"/.")
+			same(t, take(t, src), take(t, out))
+
+			if r := c.save(t, src); r.code != 0 {
+				t.Fatalf("kedge's save beside bup's: exit %d\n%s", r.code, r.err)
+			}
+			same(t, take(t, src), c.restored(t, src))
+			gitClean(t, filepath.Join(s.root, "build"))
+
+			r := s.addClient(t, "system", "build", "read")
+			clone := filepath.Join(t.TempDir(), "clone")
+			git := func(args ...string) string {
+				t.Helper()
+				env := append(r.env, "GIT_SSH_COMMAND="+strings.TrimPrefix(r.env[0][:strings.Index(r.env[0], ":")], "PATH=")+"/ssh")
+				g := command(t, env, "git", args...)
+				if g.code != 0 {
+					t.Fatalf("git %q: exit %d\n%s%s", args, g.code, g.out, g.err)
+				}
+				return g.out
+			}
+			if refs := git("ls-remote", r.url); strings.Count(refs, "refs/heads/") != 2 {
+				t.Errorf("ls-remote: %s", refs)
+			}
+			git("clone", "-q", "--bare", r.url, clone)
+			gitClean(t, clone)
+			write(t, src+"/more", []byte("more\n"))
+			if r := c.save(t, src); r.code != 0 {
+				t.Fatalf("save: exit %d\n%s", r.code, r.err)
+			}
+			git("-C", clone, "fetch", "-q", r.url, "+refs/heads/*:refs/heads/*")
+			gitClean(t, clone)
+			if got := must(t, "git", "-C", clone, "show", "x:"+src[1:]+"/more"); got != "more\n" {
+				t.Errorf("fetched: %q", got)
+			}
+		})
+	}
+}
