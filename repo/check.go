@@ -318,7 +318,7 @@ func (c *checker) files() error {
 		}
 		return nil
 	})
-	closed, cerr := c.p.dir.closedPacks()
+	closed, cerr := c.p.keeper.closedPacks()
 	for _, name := range names {
 		why := stray(name, names)
 		kind := Stray

@@ -32,7 +32,8 @@ const (
 // the directory of packs changes.
 type Packs struct {
 	store    Store
-	dir      *Dir // refs, config, receipts, the list of closed packs, and locks
+	keeper   keeper // refs, config, receipts, the list of closed packs
+	dir      *Dir   // the same, to be written to, and locks; nil if it is readOnly for good
 	config   Config
 	readOnly bool
 	files    files
@@ -103,6 +104,7 @@ type midxFile struct {
 // newPacks returns a Packs that has not looked at its packs yet.
 func newPacks(store Store, dir *Dir, c Config, readOnly bool) *Packs {
 	p := &Packs{store: store, dir: dir, config: c, readOnly: readOnly, warnings: make(map[string]error)}
+	p.keeper = dir
 	p.files = files{store: store, open: make(map[string]*list.Element)}
 	p.scratch.New = func() any { return newReader() }
 	p.table.Store(&table{byName: map[string]*packFile{}})
@@ -146,7 +148,7 @@ func (p *Packs) Close() error {
 		m.unused.Stop()
 		m.blob.Close()
 	}
-	return p.dir.Close()
+	return p.keeper.Close()
 }
 
 // refresh makes a new table if the directory of packs may have changed.
@@ -157,7 +159,7 @@ func (p *Packs) refresh(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// The stamp is taken first: a change while we read shows the next time.
-	stamp, sure, err := p.dir.stamp()
+	stamp, sure, err := p.keeper.stamp()
 	if err != nil {
 		return err
 	}
@@ -166,7 +168,7 @@ func (p *Packs) refresh(ctx context.Context) error {
 	}
 	// The list of closed packs before the packs themselves: whoever adds to it
 	// has published the pack before.
-	closed, err := p.dir.closedPacks()
+	closed, err := p.keeper.closedPacks()
 	if err != nil {
 		return err
 	}

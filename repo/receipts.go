@@ -174,7 +174,7 @@ func ParseReceipt(b []byte) (r Receipt, rest []byte, err error) {
 // *pack.CorruptError where the chain is broken. A last line without a newline
 // was never finished and is passed over.
 func (p *Packs) Receipts(ctx context.Context, fn func(Receipt) error) error {
-	return p.dir.receipts(ctx, fn)
+	return p.keeper.receipts(ctx, fn)
 }
 
 func (d *Dir) receipts(ctx context.Context, fn func(Receipt) error) error {
@@ -185,7 +185,12 @@ func (d *Dir) receipts(ctx context.Context, fn func(Receipt) error) error {
 		return err
 	}
 	defer f.Close()
-	in := bufio.NewReaderSize(f, 64<<10)
+	return scanReceipts(ctx, f, fn)
+}
+
+// scanReceipts calls fn for every line of a diary.
+func scanReceipts(ctx context.Context, r io.Reader, fn func(Receipt) error) error {
+	in := bufio.NewReaderSize(r, 64<<10)
 	var last Receipt
 	var sum [sha256.Size]byte
 	for off := int64(0); ; {

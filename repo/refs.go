@@ -28,7 +28,7 @@ const (
 // a *pack.CorruptError, so that a caller can say what is wrong and still show
 // the rest.
 func (p *Packs) Refs(ctx context.Context, prefix string) ([]Ref, error) {
-	return p.dir.refs(ctx, prefix)
+	return p.keeper.refs(ctx, prefix)
 }
 
 // refs reads loose refs first and packed ones after: git writes a ref to
