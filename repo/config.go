@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/format/config"
 
@@ -41,6 +42,9 @@ type Configured interface{ Config() Config }
 type DirOptions struct {
 	FS       *fsx.FS
 	ReadOnly bool // Begin and SetRef are refused; nothing is cleaned up
+	// Wait is how long to wait for a lock that somebody else holds, another kedge,
+	// git or bup. 0: 30 s; negative: not at all.
+	Wait time.Duration
 }
 
 // OpenDir opens a repository in a directory: dir itself, or dir/.git if that is there.
@@ -53,6 +57,7 @@ func OpenDir(ctx context.Context, dir string, o DirOptions) (*Packs, error) {
 		return nil, err
 	}
 	d := NewDir(o.FS, at)
+	d.patience = patience(o.Wait)
 	text, err := d.fs.ReadFile(d.name(fileConfig), maxConfig)
 	if noFile(err) {
 		return nil, &NotFoundError{What: "repository", Name: dir}

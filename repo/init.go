@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
 )
@@ -15,8 +16,9 @@ import (
 // InitOptions says what a new repository is like.
 type InitOptions struct {
 	FS      *fsx.FS
-	Chunker string // "": rabin:13
-	Expect  int64  // bytes the repository is expected to grow to; picks N if Chunker is ""
+	Chunker string        // "": rabin:13
+	Expect  int64         // bytes the repository is expected to grow to; picks N if Chunker is ""
+	Wait    time.Duration // for the locks of others, as in DirOptions
 }
 
 // initDirs are the directories of a repository, in the order they are made.
@@ -67,6 +69,7 @@ func InitDir(ctx context.Context, dir string, o InitOptions) (Config, error) {
 		return Config{}, err
 	}
 	d := NewDir(o.FS, at)
+	d.patience = patience(o.Wait)
 	for _, name := range append([]string{"."}, initDirs[:]...) {
 		if err := firstErr(ctx.Err(), o.FS.MkdirAll(d.name(name), modeDir)); err != nil {
 			return Config{}, err

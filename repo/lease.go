@@ -14,6 +14,14 @@ import (
 // says that somebody else is busy.
 const lockPatience = 30 * time.Second
 
+// patience returns how long an option says to wait.
+func patience(wait time.Duration) time.Duration {
+	if wait == 0 {
+		return lockPatience
+	}
+	return max(0, wait)
+}
+
 // lease is what makes a session known to other processes: a file under
 // kedge/sessions, locked as long as the session lives, and a directory of its
 // own under kedge/tmp. The kernel drops the lock when the process dies, so
@@ -111,22 +119,29 @@ func cleanSessions(d *Dir) error {
 	return nil
 }
 
-// lock takes a flock on a file of the repository, waiting for d.patience. The
-// directory of kedge's own files is made where bup or git made the repository.
+// lock takes a flock on a file of the repository, waiting for d.patience.
 func (d *Dir) lock(ctx context.Context, name string, mode fsx.LockMode) (*fsx.Lock, error) {
+	return d.lockUntil(ctx, name, mode, time.Now().Add(d.patience))
+}
+
+// lockUntil takes a flock on a file of the repository, if need be until a time
+// has come. The directory of kedge's own files is made where bup or git made the
+// repository.
+func (d *Dir) lockUntil(ctx context.Context, name string, mode fsx.LockMode, end time.Time) (*fsx.Lock, error) {
 	if err := d.fs.MkdirAll(d.name("kedge"), modeDir); err != nil {
 		return nil, err
 	}
 	const step = 200 * time.Millisecond // after which a cancelled context is noticed
-	for waited := time.Duration(0); ; waited += step {
+	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		l, err := d.fs.Lock(d.name(name), mode, step)
+		left := time.Until(end)
+		l, err := d.fs.Lock(d.name(name), mode, max(0, min(step, left)))
 		if !errors.Is(err, fsx.ErrLocked) {
 			return l, err
 		}
-		if waited >= d.patience {
+		if left <= step {
 			return nil, &BusyError{What: d.name(name), Hint: "another kedge works on this repository"}
 		}
 	}

@@ -43,27 +43,29 @@ type foreignLock struct{ file string }
 func (e *foreignLock) Error() string { return e.file + " exists" }
 
 // withRefLock calls fn with the lock held, and again as long as git or bup is
-// in the way, for d.patience in all.
+// in the way. For d.patience in all it waits for them and for other kedges.
 func (d *Dir) withRefLock(ctx context.Context, fn func(l *refLock) error) error {
-	began := time.Now()
+	end := time.Now().Add(d.patience)
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
-		err := d.tryRefLock(ctx, fn)
+		err := d.tryRefLock(ctx, end, fn)
 		foreign := new(foreignLock)
 		if !errors.As(err, &foreign) {
 			return err
 		}
-		if time.Since(began) > d.patience {
+		left := time.Until(end)
+		if left <= 0 {
 			return &BusyError{What: foreign.file, Hint: "git or bup holds it; if none of them is running, remove this file"}
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := sleep(ctx, min(pause, left)); err != nil {
 			return err
 		}
 	}
 }
 
-// tryRefLock takes the lock, calls fn and gives the lock back.
-func (d *Dir) tryRefLock(ctx context.Context, fn func(l *refLock) error) error {
-	lock, err := d.lock(ctx, fileRefLock, fsx.Exclusive)
+// tryRefLock takes the lock, calls fn and gives the lock back. It waits for the
+// lock until end.
+func (d *Dir) tryRefLock(ctx context.Context, end time.Time, fn func(l *refLock) error) error {
+	lock, err := d.lockUntil(ctx, fileRefLock, fsx.Exclusive, end)
 	if err != nil {
 		return err
 	}

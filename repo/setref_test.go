@@ -212,6 +212,35 @@ func TestForeignLock(t *testing.T) {
 	}
 }
 
+// TestWait: who opens a repository says how long a lock of git's is waited for.
+func TestWait(t *testing.T) {
+	ctx := context.Background()
+	p, dir := newRepo(t, InitOptions{})
+	s := makeSave("a", 1)
+	if err := s.store(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, testRef+".lock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, wait := range []time.Duration{-1, 100 * time.Millisecond} {
+		// Without the option, the end of the context would come first.
+		short, cancel := context.WithTimeout(ctx, 20*time.Second)
+		_, err := openRepo(t, dir, DirOptions{Wait: wait}).SetRef(short, Move{Ref: testRef, New: s.commit})
+		cancel()
+		if busy := new(BusyError); !errors.As(err, &busy) {
+			t.Errorf("wait %v: %v", wait, err)
+		}
+	}
+	if p.dir.patience != lockPatience {
+		t.Errorf("the default is %v", p.dir.patience)
+	}
+	_, err := InitDir(ctx, dir, InitOptions{Wait: -1})
+	if err != nil {
+		t.Error("init:", err)
+	}
+}
+
 // TestLockedByKedge: while another kedge holds the flock we wait, and say so
 // when it takes too long.
 func TestLockedByKedge(t *testing.T) {
@@ -223,7 +252,7 @@ func TestLockedByKedge(t *testing.T) {
 	}
 	other := openRepo(t, dir, DirOptions{})
 	other.dir.patience = 300 * time.Millisecond
-	err := p.dir.tryRefLock(ctx, func(*refLock) error {
+	err := p.dir.tryRefLock(ctx, time.Now(), func(*refLock) error {
 		_, err := other.SetRef(ctx, Move{Ref: testRef, New: s.commit})
 		return err
 	})

@@ -215,7 +215,7 @@ func (a *app) commonFlags(cmd *cobra.Command) {
 	f.BoolVar(&c.json, "json", false, "print the result as one JSON object (docs/json.md)")
 	f.BoolVar(&c.noProgress, "no-progress", false, "show no progress, though standard error is a terminal")
 	f.IntVar(&c.cpu, "cpu", 0, "use at most `N` processors (default: all)")
-	f.DurationVar(&c.wait, "wait", 30*time.Second, "wait for another "+a.name+" at most this `TIME`: 90s, 10m")
+	f.DurationVar(&c.wait, "wait", 30*time.Second, "wait for locks of other programs at most this `TIME`: 90s, 10m")
 }
 
 // command completes the definition of a command: what it does is run.
@@ -263,6 +263,9 @@ func (a *app) begin() error {
 	case n > 0:
 		runtime.GOMAXPROCS(n)
 	}
+	if a.common.wait < 0 {
+		return usagef("option --wait: %v is no time to wait", a.common.wait)
+	}
 	if a.common.quiet {
 		return nil
 	}
@@ -288,6 +291,14 @@ func (a *app) appendName(dst []byte, name string) []byte {
 
 // workers returns the number of goroutines for work that keeps a processor busy.
 func (a *app) workers() int { return runtime.GOMAXPROCS(0) }
+
+// patience returns --wait as repositories take it, where 0 is their own default.
+func (a *app) patience() time.Duration {
+	if a.common.wait == 0 {
+		return -1
+	}
+	return a.common.wait
+}
 
 // home returns DIR: the directory of the repository and the index.
 func (a *app) home() (string, error) {

@@ -88,7 +88,7 @@ func (a *app) create(ctx context.Context, o newRepo) (place, repo.Config, error)
 		c, err := a.createServed(ctx, p, o)
 		return p, c, err
 	}
-	c, err := repo.InitDir(ctx, p.path, repo.InitOptions{FS: a.FS, Chunker: o.chunker, Expect: int64(o.expect)})
+	c, err := repo.InitDir(ctx, p.path, repo.InitOptions{FS: a.FS, Chunker: o.chunker, Expect: int64(o.expect), Wait: a.patience()})
 	if err != nil {
 		return p, c, err
 	}

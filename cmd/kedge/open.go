@@ -93,7 +93,7 @@ func (a *app) open(ctx context.Context, readOnly bool) (repository, error) {
 	if p.scheme == "ssh" {
 		return a.dial(ctx, p, nil)
 	}
-	r, err := repo.OpenDir(ctx, p.path, repo.DirOptions{FS: a.FS, ReadOnly: readOnly})
+	r, err := repo.OpenDir(ctx, p.path, repo.DirOptions{FS: a.FS, ReadOnly: readOnly, Wait: a.patience()})
 	if err != nil {
 		return nil, err
 	}
