@@ -10,12 +10,53 @@
 // means the same to OpenSSH, which runs the command, and to the embedded server, which
 // reads it with ParseForced. What the client asked for (SSH_ORIGINAL_COMMAND, or the exec
 // request) only chooses among a fixed set of words; see ParseRequest.
+//
+// # The command of a key
+//
+//	kedge server --repo NAME --role append [--no-read] [--names GLOB]... [--quota SIZE] [--root DIR]
+//	kedge server --repo GLOB [--repo GLOB]... --role read|mirror [--root DIR]
+//
+// The first word may be a path that ends in kedge or bup. Values follow as "--name VALUE"
+// or "--name=VALUE". Under OpenSSH a shell cuts the command into words, so the embedded
+// server cuts it in the same way and refuses all that a shell would expand: $, `, *, ?
+// and the like must stand between quotes. See SplitWords.
+//
+// # The lines of authorized_keys
+//
+// One key a line: options, a blank, the type of the key, a blank, the key in Base64, and
+// after another blank a comment. Empty lines and those that begin with # say nothing.
+// Options are separated by commas; a value stands between double quotes, in which \"
+// is a quote. Known are, in any case of letters:
+//
+//	command="…"        as above; a key without it is refused: there is no shell here
+//	from="…"           patterns of addresses, with * and ?, CIDR, and ! for "not"
+//	expiry-time="…"    YYYYMMDD[HHMM[SS]], local time, or UTC with a Z behind it
+//	restrict           nothing but the command, which is all there is
+//	no-pty and all other no-*
+//
+// A line with any other option is refused, never read without it. So is a
+// certificate, and a key of a kind that is too weak.
+//
+// # Names of repositories
+//
+// A repository is a directory under the root, and its name one component of a path: 1 to
+// 200 bytes of printable UTF-8, without / \ * ? [ ] and quotes, and begins neither with
+// a dot nor with a dash.
 package access
 
 import (
 	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/kedgebackup/kedge/remote/wire"
+	"github.com/kedgebackup/kedge/repo"
 )
 
 // Role is what a key may do.
@@ -30,10 +71,19 @@ const (
 	Owner       // all that the user could do without kedge: no forced command binds it
 )
 
+// String returns the word that --role takes, for the roles that it takes.
+func (r Role) String() string {
+	words := [...]string{"none", "read", "append", "mirror", "owner"}
+	if int(r) >= len(words) {
+		return "none"
+	}
+	return words[r]
+}
+
 // Grant is what one key may do.
 type Grant struct {
 	Role   Role
-	Root   string   // directory of the repositories; "": the login's home
+	Root   string   // directory of the repositories; "": the login's home, which is the working directory
 	Repos  []string // for Mirror and Read globs, for Append one name; empty with Owner: any path
 	NoRead bool     // with Append: nothing that was saved can be read back
 	Names  []string // globs of the refs that may be created or moved; empty: any
@@ -42,39 +92,221 @@ type Grant struct {
 }
 
 // Rights returns what the grant allows, as the client is told.
-func (g *Grant) Rights() wire.Rights { panic("stub") }
+func (g *Grant) Rights() wire.Rights {
+	switch g.Role {
+	case Read:
+		return wire.MayRead
+	case Append:
+		if g.NoRead {
+			return wire.MayAppend
+		}
+		return wire.MayAppend | wire.MayRead
+	case Mirror:
+		return wire.MayRead | wire.MayMirror
+	case Owner:
+		return wire.MayRead | wire.MayAppend | wire.MayMirror | wire.MayRewind
+	}
+	return 0
+}
 
 // ErrNoRepo is the answer to every path that a grant does not name, whether there is
-// such a repository or not.
+// such a repository or not. The errors of Resolve are of the type
+// *repo.NotFoundError as well.
 var ErrNoRepo = errors.New("no such repository")
+
+// noRepo is ErrNoRepo about a path.
+type noRepo struct{ repo.NotFoundError }
+
+// Unwrap returns what the error counts as.
+func (e *noRepo) Unwrap() []error { return []error{ErrNoRepo, &e.NotFoundError} }
+
+// unknown returns the error about a path. What the client asked for is repeated to it,
+// as far as it is of a length that a message can bear.
+func unknown(path string) error {
+	const most = 256
+	if len(path) > most {
+		path = path[:most] + "..."
+	}
+	return &noRepo{repo.NotFoundError{What: "repository", Name: path}}
+}
+
+// maxName is the longest name of a repository, in bytes. It leaves room in a
+// component of a path for what is appended to the names of temporary files.
+const maxName = 200
+
+// CheckName refuses what is no name of a repository.
+func CheckName(name string) error {
+	bad := func(why string) error { return errors.New(strconv.Quote(name) + " is no name of a repository: " + why) }
+	switch {
+	case name == "":
+		return bad("it is empty")
+	case len(name) > maxName:
+		return bad("it is too long")
+	case name[0] == '.', name[0] == '-':
+		return bad("it begins with " + name[:1])
+	case !utf8.ValidString(name):
+		return bad("it is no UTF-8")
+	}
+	for _, r := range name {
+		if strings.ContainsRune(`/\*?[]"'`, r) || !strconv.IsPrint(r) {
+			return bad("it holds " + strconv.QuoteRune(r))
+		}
+	}
+	return nil
+}
+
+// has reports whether the grant names a repository.
+func (g *Grant) has(name string) bool {
+	return CheckName(name) == nil && slices.ContainsFunc(g.Repos, func(glob string) bool {
+		ok, err := path.Match(glob, name)
+		return ok && err == nil
+	})
+}
+
+// pinned returns the only name that the grant has, or "".
+func (g *Grant) pinned() string {
+	if len(g.Repos) == 1 && CheckName(g.Repos[0]) == nil {
+		return g.Repos[0]
+	}
+	return ""
+}
 
 // Resolve returns the directory of the repository that a client calls path, and its name
 // in messages. Accepted are "" and, in any of the forms build, /build, <root>/build
-// and ~/build, a name that the grant has.
-func (g *Grant) Resolve(path string) (dir, name string, err error) { panic("stub") }
-
-// Allowed returns nil if the grant may create or move a ref, else a *repo.RefusedError.
-func (g *Grant) Allowed(ref string) error { panic("stub") }
-
-// ParseForced reads the words of the command that a key is bound to, without
-// "kedge server": --repo, --root, --role, --no-read, --names, --quota.
-func ParseForced(words []string) (Grant, error) { panic("stub") }
-
-// Request is what a client asks an SSH server to run.
-type Request struct {
-	What Program
-	Path string // of UploadPack
+// and ~/build, a name that the grant has; slashes at the end mean nothing. "" is the
+// repository that the grant is pinned to.
+//
+// The disk is looked at only for a path that the grant names, so that how long the
+// answer takes tells nothing about the others. A symbolic link is refused: it would lead
+// out of the root. Nobody can make one over the network.
+//
+// For Owner any path goes, relative ones from the root, and "" is "": the default of
+// the server.
+func (g *Grant) Resolve(path string) (dir, name string, err error) {
+	if strings.IndexByte(path, 0) >= 0 {
+		return "", "", unknown(path)
+	}
+	if g.Role == Owner {
+		dir = g.ownerPath(path)
+		return dir, dir, nil
+	}
+	name = g.pinned()
+	if path != "" {
+		name = g.nameOf(path)
+	}
+	if g.Role == None || !g.has(name) {
+		return "", "", unknown(path)
+	}
+	dir = filepath.Join(g.Root, name)
+	info, err := os.Lstat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return dir, name, nil
+	case err != nil:
+		return "", "", unknown(path)
+	case info.Mode()&fs.ModeSymlink != 0:
+		return "", "", &repo.RefusedError{Reason: "repository " + name + " is a symbolic link on the server, which is not followed"}
+	case !info.IsDir():
+		return "", "", unknown(path)
+	}
+	return dir, name, nil
 }
 
-// Program is one of the programs that a client may ask for.
-type Program uint8
+// nameOf returns the name in one of the forms of a path, or what is no name.
+func (g *Grant) nameOf(path string) string {
+	path = strings.TrimRight(path, "/")
+	for _, prefix := range []string{"~/", strings.TrimRight(g.Root, "/") + "/", "/"} {
+		if name, ok := strings.CutPrefix(path, prefix); ok && CheckName(name) == nil {
+			return name
+		}
+	}
+	return path
+}
 
-// The programs.
-const (
-	Server     Program = iota + 1 // kedge server, or one of bup's two forms of bup server
-	UploadPack                    // git-upload-pack 'PATH'
-)
+// ownerPath returns the directory that the owner of the account means.
+func (g *Grant) ownerPath(path string) string {
+	switch {
+	case path == "":
+		return ""
+	case path == "~":
+		path = "."
+	case strings.HasPrefix(path, "~/"):
+		path = "./" + path[2:]
+	}
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(g.Root, path)
+}
 
-// ParseRequest reads the command of an exec request or SSH_ORIGINAL_COMMAND: a fixed
-// grammar of a few forms, which no shell sees.
-func ParseRequest(command string) (Request, error) { panic("stub") }
+// Repositories returns the names of the repositories under the root that the grant
+// has, sorted. A repository that was not created yet is not among them.
+func (g *Grant) Repositories() ([]string, error) {
+	if name := g.pinned(); name != "" && g.Role != Owner {
+		if g.Role == None || !isRepository(filepath.Join(g.Root, name)) {
+			return nil, nil
+		}
+		return []string{name}, nil
+	}
+	root := g.Root
+	if root == "" {
+		root = "."
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		seen := g.Role == Owner && CheckName(e.Name()) == nil || g.Role != None && g.has(e.Name())
+		if seen && isRepository(filepath.Join(root, e.Name())) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// isRepository reports whether there is a repository, reached by no link.
+func isRepository(dir string) bool {
+	if info, err := os.Lstat(dir); err != nil || !info.IsDir() {
+		return false
+	}
+	config, err := os.Stat(filepath.Join(dir, "config"))
+	if err != nil || !config.Mode().IsRegular() {
+		return false
+	}
+	packs, err := os.Stat(filepath.Join(dir, "objects", "pack"))
+	return err == nil && packs.IsDir()
+}
+
+// Allowed returns nil if the grant may create or move a ref, else a *repo.RefusedError.
+// A glob of Names is about the name of a save, "web-*", unless it begins with refs/.
+// As in a shell, * and ? match no slash.
+func (g *Grant) Allowed(ref string) error {
+	switch g.Role {
+	case Owner:
+		return nil
+	case Append:
+	default:
+		return &repo.RefusedError{Reason: "this key may not write"}
+	}
+	save, isSave := strings.CutPrefix(ref, "refs/heads/")
+	if !isSave && !strings.HasPrefix(ref, "refs/tags/") {
+		return &repo.RefusedError{Reason: "this key may write below refs/heads and refs/tags only"}
+	}
+	if len(g.Names) == 0 {
+		return nil
+	}
+	for _, glob := range g.Names {
+		name := save
+		if strings.HasPrefix(glob, "refs/") {
+			name = ref
+		} else if !isSave {
+			continue
+		}
+		if ok, err := path.Match(glob, name); ok && err == nil {
+			return nil
+		}
+	}
+	return &repo.RefusedError{Reason: "this key may not write " + strconv.Quote(ref)}
+}
