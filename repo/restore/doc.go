@@ -10,13 +10,13 @@
 //	fetch    one Repo.Get for all chunks of a window: it sorts them by pack and
 //	         offset, reads, inflates and hashes them in parallel, and gives them out
 //	         in any order
-//	write    small files go to workers, chunks of large ones are written where
-//	         they belong by whoever has them
+//	write    small files go to workers; chunks of large ones are gathered in
+//	         aligned slabs, and written by whoever fills one
 //	finish   hard links, then the directories of the window, the innermost first:
 //	         symbolic links, what is to be deleted, metadata
 //
 // While one window is fetched and written, the walk gathers the next. A window is
-// all that is held of a file, so memory depends neither on the size of a file nor
+// all that is held of a file, and some slabs, so memory depends neither on the size of a file nor
 // on that of the tree; hard links cost some 200 bytes for each set of names.
 //
 // # What is guaranteed

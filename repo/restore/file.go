@@ -1,8 +1,8 @@
 package restore
 
 import (
-	"bytes"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -18,14 +18,25 @@ import (
 //
 //	openat(O_TMPFILE) → pwrite… → fchown → fchmod → flistxattr → utimensat → linkat → close
 //
-// Of a file of several chunks any goroutine writes any chunk, and the one that
-// writes the last one completes it.
+// Of a file of several chunks any goroutine gathers any of them in slabs; whoever
+// fills a slab writes it, and whoever writes the last one completes the file. The
+// calls are the same, but for pwrites: one for each slab of slabSize that begins
+// at a multiple of it, if its chunks came together,
+//
+//	openat(O_TMPFILE) → pwrite(slabSize)… → pwrite(rest) → fchown → …
+//
+// and one for each part that was filled when the slab had to make room. With
+// Verify, a pread for each chunk follows the last pwrite of it. With Sparse, holes
+// divide the pwrites, and ftruncate comes behind the last one.
 type file struct {
 	item
 	chunked bool
 	set     *linkSet // nil if it has no other names
 
-	left   atomic.Int64 // chunks that are not written, of a chunked file
+	// Of a chunked file: left counts the chunks that did not come yet, and one
+	// until all are asked for; holds counts its slabs, and one for all of left.
+	left, holds atomic.Int64
+
 	size   atomic.Int64 // the end of the last chunk known
 	failed atomic.Bool
 	mu     sync.Mutex  // while target is made
@@ -64,7 +75,10 @@ func (f *file) whole(r *run, body []byte) {
 		return
 	}
 	f.grow(int64(len(body)))
-	if err = f.write(r, t, body, 0, f.id); err == nil {
+	if err = r.writeSpan(t, body, 0); err == nil && r.Verify {
+		err = r.readBack(t, f.id, 0, int64(len(body)))
+	}
+	if err == nil {
 		f.complete(r, t)
 	} else {
 		f.fail(r, err)
@@ -98,13 +112,19 @@ func (f *file) chunk(r *run, id pack.ID, rd read, body []byte) {
 			Reason: fmt.Sprintf("%d bytes where there should be %d", len(body), rd.size)}))
 		return
 	}
+	if rd.off > math.MaxInt64-int64(len(body)) {
+		f.fail(r, asObject(f.saved(), &pack.CorruptError{File: "blob " + id.String(), Off: -1, Reason: fmt.Sprintf("no file has bytes behind %d", rd.off)}))
+		return
+	}
 	f.grow(rd.off + int64(len(body)))
 	if f.failed.Load() {
 		return
 	}
-	t, err := f.begun(r)
-	if err == nil {
-		err = f.write(r, t, body, rd.off, id)
+	_, err := f.begun(r)
+	if err == nil && r.Sparse && isZero(body) {
+		r.noteHole(id)
+	} else if err == nil {
+		err = r.gather(f, id, body, rd.off)
 	}
 	if err != nil {
 		f.fail(r, err)
@@ -130,10 +150,22 @@ func (f *file) begun(r *run) (*fsx.Target, error) {
 	return f.target, nil
 }
 
-// release says that a chunk is dealt with, and after the last one completes the
-// file or throws it away.
+// release says that a chunk came, and after the last one writes the slabs that
+// are not full. Others may still be writing some.
 func (f *file) release(r *run) {
 	if f.left.Add(-1) > 0 {
+		return
+	}
+	for _, sl := range r.slabs.of(f) {
+		r.writeSlab(sl)
+	}
+	f.letGo(r)
+}
+
+// letGo says that a slab is written, or that all chunks came. After the last one
+// it completes the file or throws it away.
+func (f *file) letGo(r *run) {
+	if f.holds.Add(-1) > 0 {
 		return
 	}
 	defer f.f.pins.Add(-1)
@@ -154,109 +186,6 @@ func (f *file) release(r *run) {
 		return
 	}
 	f.complete(r, t)
-}
-
-// holeSize is the size of the blocks that become holes if they are all zero. Of
-// a chunk that begins or ends within a block, the part of that block counts: what
-// is not written into a new file is zero whatever its size.
-const holeSize = 4096
-
-var zeroBlock [holeSize]byte
-
-// write writes body at off, and reads it back if that is wanted.
-func (f *file) write(r *run, t *fsx.Target, body []byte, off int64, id pack.ID) error {
-	if r.Sparse {
-		if err := writeSparse(t, body, off); err != nil {
-			return err
-		}
-		r.noteHole(id, body)
-	} else if _, err := t.WriteAt(body, off); err != nil {
-		return err
-	}
-	if !r.Verify {
-		return nil
-	}
-	c := r.hashers.Get().(*checker)
-	defer r.hashers.Put(c)
-	same, err := c.same(t, off, int64(len(body)), id)
-	if err == nil && !same {
-		err = fmt.Errorf("what was written at offset %d reads back differently", off)
-	}
-	return err
-}
-
-// writeSparse writes what is not zero.
-func writeSparse(t *fsx.Target, body []byte, off int64) error {
-	for len(body) > 0 {
-		n := dataLen(body, off)
-		if n > 0 {
-			if _, err := t.WriteAt(body[:n], off); err != nil {
-				return err
-			}
-		}
-		n += holeLen(body[n:], off+int64(n))
-		body, off = body[n:], off+int64(n)
-	}
-	return nil
-}
-
-// block returns how many bytes of b at off belong to the same block.
-func block(b []byte, off int64) int {
-	return min(len(b), holeSize-int(off%holeSize))
-}
-
-// dataLen returns the length of the blocks at the front of b that are not all zero.
-func dataLen(b []byte, off int64) (n int) {
-	for n < len(b) {
-		k := block(b[n:], off+int64(n))
-		if bytes.Equal(b[n:n+k], zeroBlock[:k]) {
-			break
-		}
-		n += k
-	}
-	return n
-}
-
-// holeLen returns the length of the blocks at the front of b that are all zero.
-func holeLen(b []byte, off int64) (n int) {
-	for n < len(b) {
-		k := block(b[n:], off+int64(n))
-		if !bytes.Equal(b[n:n+k], zeroBlock[:k]) {
-			break
-		}
-		n += k
-	}
-	return n
-}
-
-// maxZeros bounds what is remembered of chunks that are holes: there is one for
-// each size of chunk.
-const maxZeros = 1024
-
-// noteHole remembers a chunk if it holds nothing but zeros.
-func (r *run) noteHole(id pack.ID, body []byte) {
-	for b := body; len(b) > 0; {
-		n := min(len(b), holeSize)
-		if !bytes.Equal(b[:n], zeroBlock[:n]) {
-			return
-		}
-		b = b[n:]
-	}
-	r.mu.Lock()
-	if len(r.zeros) < maxZeros {
-		r.zeros[id] = true
-	}
-	r.mu.Unlock()
-}
-
-// isHole reports whether a chunk need not be written.
-func (r *run) isHole(id pack.ID) bool {
-	if !r.Sparse {
-		return false
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.zeros[id]
 }
 
 // complete gives a file that is written its size, its metadata and its name.

@@ -33,7 +33,8 @@ type run struct {
 	appliers chan *meta.Applier // those that nobody uses
 	hashers  sync.Pool          // of *checker
 
-	dirs dirCache // of the goroutine that works on windows
+	dirs  dirCache // of the goroutine that works on windows
+	slabs slabs
 
 	mu    sync.Mutex         // holds what follows, and what linkSets hold
 	zeros map[pack.ID]bool   // chunks of zero bytes only

@@ -135,7 +135,8 @@ func (b *batch) add(f *file) error {
 var emptyBlob = pack.Sum(pack.Blob, nil)
 
 func (b *batch) addChunks(f *file) error {
-	f.left.Store(1) // until all chunks are added
+	f.left.Store(1)
+	f.holds.Store(1)
 	b.window().large++
 	in := b.w
 	err := repo.OpenFile(b.r.ctx, b.r.Repo, f.id, true).Chunks(0, func(c repo.Chunk) error {
