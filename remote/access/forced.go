@@ -134,14 +134,17 @@ const units = "kMGTP"
 // means unlimited": who wants no limit leaves the option out.
 func parseQuota(s string) (int64, error) {
 	bad := fmt.Errorf("option --quota: %s is no size; write a number and k, M, G, T or P", strconv.Quote(s))
-	digits := strings.TrimRight(s, "bB")
+	digits := s
+	if n := len(s); n > 0 && s[n-1]|0x20 == 'b' {
+		digits = s[:n-1]
+	}
 	shift := 0
 	if n := len(digits); n > 0 {
 		if i := strings.IndexByte(strings.ToLower(units), digits[n-1]|0x20); i >= 0 {
 			digits, shift = digits[:n-1], 10*(i+1)
 		}
 	}
-	if len(s)-len(digits) > 2 || digits == "" || strings.Trim(digits, "0123456789") != "" {
+	if digits == "" || strings.Trim(digits, "0123456789") != "" {
 		return 0, bad
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)
