@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,10 @@ type InitOptions struct {
 	Chunker string        // "": rabin:13
 	Expect  int64         // bytes the repository is expected to grow to; picks N if Chunker is ""
 	Wait    time.Duration // for the locks of others, as in DirOptions
+	// Bup makes a repository as bup makes one, without a [kedge] section: its files are
+	// split as bup splits them, so that bup and kedge share what they save. Chunker and
+	// Expect mean nothing then.
+	Bup bool
 }
 
 // initDirs are the directories of a repository, in the order they are made.
@@ -87,14 +92,15 @@ func InitDir(ctx context.Context, dir string, o InitOptions) (Config, error) {
 	}
 	old, err := o.FS.ReadFile(d.name(fileConfig), maxConfig)
 	if errors.Is(err, fs.ErrNotExist) {
-		text := editConfig(nil, append([]option{
+		want := slices.Concat([]option{
 			{"core", "", "repositoryformatversion", "0"},
 			{"core", "", "filemode", "true"},
 			{"core", "", "bare", "true"},
-		}, append(hardening,
-			option{"bup", "repo", "id", newRepoID()},
-			option{"kedge", "", "version", fmt.Sprint(formatVersion)},
-			option{"kedge", "", "chunker", chunker})...))
+		}, hardening, []option{{"bup", "repo", "id", newRepoID()}})
+		if !o.Bup {
+			want = append(want, option{"kedge", "", "version", fmt.Sprint(formatVersion)}, option{"kedge", "", "chunker", chunker})
+		}
+		text := editConfig(nil, want)
 		if err := o.FS.Replace(d.name(fileConfig), text, modeState); err != nil {
 			return Config{}, err
 		}

@@ -32,6 +32,16 @@ type proof struct {
 	tried map[*packFile]bool  // packs that were read as a whole
 }
 
+// begin forgets, with mu held, what can no longer be believed and what is too much.
+func (pr *proof) begin() {
+	if pr.stale.Swap(false) || pr.read == nil {
+		pr.known, pr.read, pr.tried = nil, make(map[*packFile]int64), make(map[*packFile]bool)
+	}
+	if pr.known == nil || len(pr.known) > maxProved {
+		pr.known = make(map[pack.ID]bool)
+	}
+}
+
 // step is an object whose children are being looked at.
 type step struct {
 	id   pack.ID
@@ -45,12 +55,7 @@ func (p *Packs) prove(ctx context.Context, id pack.ID) (bool, error) {
 	pr := &p.proof
 	pr.mu.Lock()
 	defer pr.mu.Unlock()
-	if pr.stale.Swap(false) || pr.read == nil {
-		pr.known, pr.read, pr.tried = nil, make(map[*packFile]int64), make(map[*packFile]bool)
-	}
-	if pr.known == nil || len(pr.known) > maxProved {
-		pr.known = make(map[pack.ID]bool)
-	}
+	pr.begin()
 	good, known := pr.known[id]
 	if known {
 		return good, nil
