@@ -200,14 +200,24 @@ func TestSwappedBlocks(t *testing.T) {
 	}
 }
 
-// TestVersion: another version is named.
+// TestVersion: another version is named. That of a file which is ours in all else
+// is damaged, and no older version than ours is there.
 func TestVersion(t *testing.T) {
 	_, file := fewRecords(t, 3)
-	file[len(magic)] = 2
-	err := readAll(t, filepath.Join(t.TempDir(), "index"), file, nil)
-	var corrupt *pack.CorruptError
-	if !errors.As(err, &corrupt) || corrupt.Reason != "version 2 of the format, this program knows 1" {
-		t.Errorf("%v", err)
+	for _, c := range []struct {
+		version byte
+		seal    byte
+		damage  bool
+	}{{2, 0, true}, {2, 1, false}, {0, 0, true}, {0, 1, true}} {
+		other := append([]byte(nil), file...)
+		other[len(magic)] = c.version
+		other[len(other)-1] ^= c.seal
+		err := readAll(t, filepath.Join(t.TempDir(), "index"), other, nil)
+		var corrupt *pack.CorruptError
+		var newer *VersionError
+		if errors.As(err, &corrupt) != c.damage || errors.As(err, &newer) == c.damage {
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 }
 

@@ -32,7 +32,13 @@
 //	-4    4    CRC of the first 16 bytes of the file and of the 28 before this field
 //
 // A reader refuses every version but its own. There is no way to carry an index
-// over to another version, because none is needed: it is made anew.
+// over to another version, because none is needed: a program that knows newer
+// ones makes an older one anew. One that is newer than itself it leaves alone: the
+// program that wrote it is still in use. (A file whose last CRC is right if the
+// version is taken for 1 is damaged, and no newer one.)
+//
+// A damaged index is renamed to NAME.damaged, in the place of one that may be
+// there, and made anew by the next Update.
 //
 // The block table has an entry for each block:
 //

@@ -1,9 +1,6 @@
 package index
 
 import (
-	"errors"
-	"io/fs"
-	"path/filepath"
 	"time"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
@@ -27,7 +24,8 @@ func lockName(name string) string { return name + ".lock" }
 func tempName(name string) string { return name + ".tmp" }
 
 // Open opens an index for reading only. It fails with an error that matches
-// fs.ErrNotExist if there is none, *pack.CorruptError if damaged.
+// fs.ErrNotExist if there is none, *pack.CorruptError if damaged, *VersionError if
+// a newer program wrote it.
 //
 // It takes no lock. A new version takes the place of the old one by a rename, so
 // a reader has a whole version in hand whatever writers do; with a lock a pager
@@ -66,23 +64,6 @@ func OpenExclusive(fs *fsx.FS, name string, wait time.Duration) (*File, error) {
 		return nil, err
 	}
 	return &File{fs: fs, name: name, lock: lock, e: e}, nil
-}
-
-// Clear removes an index, waiting for others that write it for at most wait. It
-// is no error if there is none.
-func Clear(fsys *fsx.FS, name string, wait time.Duration) error {
-	if _, err := fsys.Lstat(name); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	lock, err := fsys.Lock(lockName(name), fsx.Exclusive, wait)
-	if err != nil {
-		return err
-	}
-	defer lock.Unlock()
-	if err := fsys.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return fsys.SyncDir(filepath.Dir(name))
 }
 
 // Len returns the number of records.

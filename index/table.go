@@ -100,16 +100,19 @@ func (e *edition) load() error {
 	if string(head[:len(magic)]) != magic {
 		return e.corrupt(0, "not an index of kedge")
 	}
-	if v := binary.LittleEndian.Uint32(head[len(magic):]); v != version {
-		return e.corrupt(int64(len(magic)), "version %d of the format, this program knows %d", v, version)
-	}
 	tail := make([]byte, tailSize)
 	tailOff := size - tailSize
 	if _, err := e.file.ReadAt(tail, tailOff); err != nil {
 		return err
 	}
-	crc := crc32.Update(checksum(head), castagnoli, tail[:tailSize-4])
-	if binary.LittleEndian.Uint32(tail[tailSize-4:]) != crc {
+	crc := crc32.Update(checksum(header()), castagnoli, tail[:tailSize-4])
+	sealed := binary.LittleEndian.Uint32(tail[tailSize-4:]) == crc
+	switch v := binary.LittleEndian.Uint32(head[len(magic):]); {
+	case v > version && !sealed:
+		return &VersionError{e.name, v}
+	case v != version: // all the rest is as we write it, so the number itself is damaged
+		return e.corrupt(int64(len(magic)), "version %d of the format, this program knows %d", v, version)
+	case !sealed:
 		return e.corrupt(tailOff, "trailer does not match its checksum: cut short or damaged")
 	}
 	off := binary.LittleEndian.Uint64(tail)

@@ -31,6 +31,11 @@ type Options struct {
 	Wait        time.Duration    // for the lock
 	Now         func() time.Time // nil: time.Now
 
+	// SetAside is called when the index proves to be damaged, after it was renamed
+	// to DamagedName. Update then begins again, with an empty index: Warn and Seen
+	// may tell of paths a second time. If it is nil, Update fails with the damage.
+	SetAside func(damage error)
+
 	// Warn is called for everything that could not be read; Seen for every path
 	// with its status: 'A' new, 'M' changed, 'D' gone, ' ' as it was. Either may be nil.
 	Warn func(path string, err error)
@@ -47,7 +52,8 @@ type Result struct {
 }
 
 // Update walks the roots and brings the index up to date. An interrupted or
-// failed update leaves the old index.
+// failed update leaves the old index. It reads all of the old index, outside the
+// roots too, so after it the index is known to be whole.
 //
 // The walk and the old index are both in the order of the records, so they are
 // merged as they come, and neither is ever held in memory. Records outside the
@@ -72,6 +78,19 @@ func Update(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	defer lock.Unlock()
+	res, damage := refresh(ctx, &o, roots)
+	if o.SetAside == nil || !damaged(damage, o.File) {
+		return res, damage
+	}
+	if err := setAside(o.FS, o.File); err != nil {
+		return Result{}, err
+	}
+	o.SetAside(damage)
+	return refresh(ctx, &o, roots)
+}
+
+// refresh is Update with the lock held.
+func refresh(ctx context.Context, o *Options, roots []string) (Result, error) {
 	old, err := open(o.FS, o.File)
 	if errors.Is(err, fs.ErrNotExist) {
 		old, err = &edition{name: o.File}, nil
@@ -82,12 +101,11 @@ func Update(ctx context.Context, o Options) (Result, error) {
 	if old.file != nil {
 		defer old.file.Close()
 	}
-
 	now := o.Now
 	if now == nil {
 		now = time.Now
 	}
-	u := &updater{o: &o, start: now(), m: merge{old: old, c: cursor{e: old}}}
+	u := &updater{o: o, start: now(), m: merge{old: old, c: cursor{e: old}}}
 	u.m.w = writer{fs: o.FS, name: o.File, old: old}
 	defer u.m.w.abort()
 	if err := u.walkRoots(ctx, roots); err != nil {
@@ -137,6 +155,7 @@ type updater struct {
 	guard guard
 	done  []doneRoot
 
+	passed  []byte // the block that was passed on unread
 	skipIDs map[inode]bool
 }
 
@@ -180,7 +199,7 @@ func (u *updater) walkRoots(ctx context.Context, roots []string) error {
 func (u *updater) skips() map[string][]string {
 	names := map[string][]string{}
 	u.skipIDs = map[inode]bool{}
-	own := []string{u.o.File, lockName(u.o.File), tempName(u.o.File)}
+	own := []string{u.o.File, lockName(u.o.File), tempName(u.o.File), DamagedName(u.o.File)}
 	for _, p := range own {
 		// The file may have been named by way of a link; the walk will not be.
 		if dir, err := filepath.EvalSymlinks(filepath.Dir(p)); err == nil {
@@ -217,6 +236,12 @@ func (u *updater) skipped(root string) bool {
 func (u *updater) passOutside(end func(key string) bool) error {
 	for {
 		if i := u.m.c.blk; u.m.canSkip() && !end(u.m.old.blocks[i].last) && !u.guard.mayBeIn(u.m.old.blocks, i) {
+			// Only its checksum is looked at, or damage would go unseen until a save
+			// meets it, which has nothing to put in its place.
+			var err error
+			if u.passed, err = u.m.old.read(i, u.passed); err != nil {
+				return err
+			}
 			if err := u.m.skipBlock(); err != nil {
 				return err
 			}

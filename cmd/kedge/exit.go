@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/kedgebackup/kedge/index"
 	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
 	"github.com/kedgebackup/kedge/remote"
@@ -103,6 +104,7 @@ func exitCode(ctx context.Context, err error) int {
 		unknown  *save.NotIndexedError
 		twice    *save.CollisionError
 		config   *repo.ConfigError
+		newer    *index.VersionError
 		refused  *repo.RefusedError
 		host     *remote.HostKeyError
 	)
@@ -113,7 +115,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitInterrupted
 	case errors.As(err, &coded):
 		return coded.code
-	case errors.As(err, &usage), errors.As(err, &twice), errors.As(err, &config):
+	case errors.As(err, &usage), errors.As(err, &twice), errors.As(err, &config), errors.As(err, &newer):
 		return exitUsage
 	case errors.As(err, &partial):
 		return exitPartial

@@ -192,9 +192,13 @@ func (a *app) clearIndex(file string) error {
 // indexError adds to an error of the index what to do about it.
 func indexError(file string, err error) error {
 	var corrupt *pack.CorruptError
+	var newer *index.VersionError
 	switch {
-	case errors.As(err, &corrupt):
-		return withHint(err, "the index is only notes: remove it ('index --clear' does), and the next run makes it anew")
+	case errors.As(err, &corrupt) && corrupt.File == file:
+		return withHint(err, "the index is only notes: the next 'index PATH...' or 'backup PATH...' sets it aside and makes a new one",
+			"'index --clear' removes it")
+	case errors.As(err, &newer):
+		return withHint(err, "use the newer program that wrote it; or -f FILE, for an index of your own")
 	case errors.Is(err, fs.ErrNotExist):
 		return withHint(&codedError{exitNotFound, fmt.Errorf("there is no index %s", quote(file))},
 			"'index PATH...' makes it; 'backup PATH...' does everything in one step")

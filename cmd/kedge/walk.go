@@ -53,6 +53,10 @@ func (a *app) update(ctx context.Context, w walk, file string, args []string, mo
 		Wait:          a.common.wait,
 		Now:           a.now,
 		Warn:          a.ui.warn,
+		SetAside: func(damage error) {
+			a.ui.line("the index is damaged (%s): it is set aside as %s and made anew, so all is read again",
+				escapeText(damage.Error()), escape(index.DamagedName(file)))
+		},
 		Progress: func(n uint64) {
 			a.ui.progress(func() string { return "indexing: " + plural(int64(n), "path") })
 		},
