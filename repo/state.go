@@ -21,6 +21,14 @@ type State struct {
 	Closed   []byte // the text of kedge/closed
 }
 
+// Path returns the directory of the repository, "" if it is in none.
+func (p *Packs) Path() string {
+	if p.dir == nil {
+		return ""
+	}
+	return p.dir.path
+}
+
 // maxReceipts bounds the diary that is taken into memory as a whole.
 const maxReceipts = 1 << 30
 
@@ -96,7 +104,9 @@ type frozen struct{ State }
 
 func (f frozen) stamp() (time.Time, bool, error)    { return time.Unix(0, 0), true, nil }
 func (f frozen) closedPacks() ([]closedLine, error) { return parseClosed(f.Closed), nil }
-func (f frozen) Close() error                       { return nil }
+
+// Close does nothing.
+func (f frozen) Close() error { return nil }
 
 func (f frozen) refs(_ context.Context, prefix string) ([]Ref, error) {
 	return slices.DeleteFunc(slices.Clone(f.Refs), func(r Ref) bool { return !strings.HasPrefix(r.Name, prefix) }), nil

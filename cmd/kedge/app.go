@@ -50,6 +50,7 @@ type common struct {
 	cpu        int
 	wait       time.Duration
 	reach      reach
+	store      store
 }
 
 // counter is an option that may be given several times.
@@ -182,7 +183,7 @@ func (a *app) root() *cobra.Command {
 	root.Flags().BoolP("version", "V", false, "print the version")
 	root.AddCommand(
 		a.initCommand(), a.backupCommand(), a.indexCommand(), a.saveCommand(),
-		a.lsCommand(), a.catFileCommand(), a.restoreCommand(), a.fsckCommand(),
+		a.lsCommand(), a.catFileCommand(), a.restoreCommand(), a.fsckCommand(), a.mirrorCommand(),
 		a.versionCommand(), a.completionCommand(), a.manCommand(), a.exitCodesTopic(),
 	)
 	root.SetHelpCommand(a.helpCommand())
@@ -210,6 +211,7 @@ func (a *app) commonFlags(cmd *cobra.Command) {
 	f.Lookup("bup-dir").Hidden = true
 	f.StringVarP(&c.remote, "remote", "r", "", "use the repository at `URL`, and only the index of DIR")
 	c.reach.flags(f)
+	c.store.flags(f)
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "show no progress and no summary")
 	f.VarPF(&c.verbose, "verbose", "v", "say more; twice: still more").NoOptDefVal = "+1"
 	f.BoolVar(&c.json, "json", false, "print the result as one JSON object (docs/json.md)")

@@ -53,6 +53,9 @@ func (a *app) fsckCommand() *cobra.Command {
 // openToCheck opens a repository in which a check may note what it has proved;
 // one that cannot be written to is checked all the same.
 func (a *app) openToCheck(ctx context.Context) (repository, error) {
+	if p, err := a.place(); err == nil && p.scheme == "s3" {
+		return a.open(ctx, true)
+	}
 	r, err := a.open(ctx, false)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
 		return a.open(ctx, true)

@@ -84,7 +84,10 @@ func (a *app) create(ctx context.Context, o newRepo) (place, repo.Config, error)
 			return p, repo.Config{}, usagef("--chunker and --expect exclude each other")
 		}
 	}
-	if p.scheme == "ssh" {
+	switch p.scheme {
+	case "s3":
+		return p, repo.Config{}, usagef("%s is a mirror, which kedge mirror makes", quote(p.path))
+	case "ssh":
 		c, err := a.createServed(ctx, p, o)
 		return p, c, err
 	}

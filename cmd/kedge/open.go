@@ -15,7 +15,7 @@ import (
 
 // place is where a repository is.
 type place struct {
-	scheme string // "" for a directory, "ssh"
+	scheme string // "" for a directory, "ssh", "s3"
 	path   string // the directory, or the address as it was given
 }
 
@@ -48,14 +48,14 @@ func (a *app) place() (place, error) {
 	}
 	p := parsePlace(a.common.remote)
 	switch p.scheme {
-	case "ssh":
+	case "ssh", "s3":
 		return p, nil
 	case "":
 		dir, err := filepath.Abs(p.path)
 		return place{"", dir}, err
 	}
 	return p, withHint(usagef("%s: repositories of the kind %s:// are not supported", quote(a.common.remote), escape(p.scheme)),
-		"this version opens directories (-r /path) and servers (-r ssh://user@host/REPO, -r host:REPO)")
+		"-r takes a directory (/path), a server (ssh://user@host/REPO, host:REPO) or a mirror (s3://bucket/prefix/REPO)")
 }
 
 // repository is what commands work on, wherever it is.
@@ -90,8 +90,13 @@ func (a *app) open(ctx context.Context, readOnly bool) (repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.scheme == "ssh" {
+	switch {
+	case p.scheme == "ssh":
 		return a.dial(ctx, p, nil)
+	case p.scheme == "s3" && !readOnly:
+		return nil, usagef("%s is a mirror, which can only be read", quote(p.path))
+	case p.scheme == "s3":
+		return a.openMirrored(ctx, p)
 	}
 	r, err := repo.OpenDir(ctx, p.path, repo.DirOptions{FS: a.FS, ReadOnly: readOnly, Wait: a.patience()})
 	if err != nil {

@@ -1,0 +1,215 @@
+package s3sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"sort"
+	"strings"
+
+	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/repo"
+)
+
+// Bucket is one repository in an object store.
+type Bucket struct {
+	Objects Objects
+	Prefix  string // of all its keys, "backup/build/"; "" or ending in a slash
+	// Check looks at the signature of a manifest, whose signed text it is given. nil: any
+	// is good.
+	Check func(m *Manifest, signed []byte) error
+}
+
+// Generation is a repository as a bucket had it at one time.
+type Generation struct {
+	Manifest
+	Sum   Sum    // of the text of the manifest
+	Files []File // all of them, sorted by name
+	// Passed are newer manifests that were passed over, and why.
+	Passed []error
+}
+
+// File returns a file of the generation.
+func (g *Generation) File(name string) (File, bool) {
+	i := sort.Search(len(g.Files), func(i int) bool { return g.Files[i].Name >= name })
+	if i == len(g.Files) || g.Files[i].Name != name {
+		return File{}, false
+	}
+	return g.Files[i], true
+}
+
+// maxPassed bounds how many manifests that are no good are passed over.
+const maxPassed = 100
+
+// errEnough ends a listing.
+var errEnough = errors.New("enough")
+
+// Latest returns the newest generation whose manifest is good; *repo.NotFoundError if there
+// is none.
+func (b *Bucket) Latest(ctx context.Context) (*Generation, error) {
+	return b.newest(ctx, ^uint64(0))
+}
+
+// At returns generation n.
+func (b *Bucket) At(ctx context.Context, n uint64) (*Generation, error) {
+	g, err := b.load(ctx, n)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &repo.NotFoundError{What: "generation", Name: fmt.Sprint(n)}
+	}
+	return g, err
+}
+
+// newest returns the newest good generation that is not newer than n.
+func (b *Bucket) newest(ctx context.Context, n uint64) (*Generation, error) {
+	var passed []error
+	var found *Generation
+	after := ""
+	if n < ^uint64(0) {
+		after = b.Prefix + manifestKey(keyManifests, n+1)
+	}
+	err := b.Objects.List(ctx, b.Prefix+keyManifests, after, func(o Object) error {
+		n, ok := parseManifestKey(o.Key)
+		if !ok {
+			return nil
+		}
+		g, err := b.load(ctx, n)
+		if err == nil {
+			found = g
+			return errEnough
+		}
+		if ctx.Err() != nil || IsTemporary(err) {
+			return err
+		}
+		if passed = append(passed, fmt.Errorf("generation %d: %w", n, err)); len(passed) == maxPassed {
+			return errEnough
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return nil, err
+	}
+	if found == nil {
+		if len(passed) > 0 {
+			return nil, fmt.Errorf("no manifest in %s is good: %w", b.Prefix, passed[0])
+		}
+		return nil, &repo.NotFoundError{What: "repository", Name: b.name()}
+	}
+	found.Passed = passed
+	return found, nil
+}
+
+// name is what the repository is called.
+func (b *Bucket) name() string { return path.Base("/" + strings.TrimSuffix(b.Prefix, "/")) }
+
+// load reads a generation, and the one it is based on.
+func (b *Bucket) load(ctx context.Context, n uint64) (*Generation, error) {
+	m, sum, err := b.either(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	g := &Generation{Manifest: *m, Sum: sum}
+	if m.Kind != Diff {
+		g.Files = m.Files
+		return g, nil
+	}
+	base, _, err := b.either(ctx, m.Base)
+	if err != nil {
+		return nil, fmt.Errorf("its base %d: %w", m.Base, err)
+	}
+	if base.Kind == Diff || base.Repo != m.Repo {
+		return nil, &pack.CorruptError{File: "manifest", Off: -1, Reason: fmt.Sprintf("its base %d is none", m.Base)}
+	}
+	g.Files = m.Apply(base.Files)
+	return g, nil
+}
+
+// either reads a manifest, or its second copy if the first is damaged or lost.
+func (b *Bucket) either(ctx context.Context, n uint64) (*Manifest, Sum, error) {
+	m, sum, err := b.manifest(ctx, keyManifests, n)
+	if errors.As(err, new(*pack.CorruptError)) || errors.Is(err, fs.ErrNotExist) {
+		if m, sum, err := b.manifest(ctx, keyBases, n); err == nil {
+			return m, sum, nil
+		}
+	}
+	return m, sum, err
+}
+
+// manifest reads one manifest and looks at its signature.
+func (b *Bucket) manifest(ctx context.Context, dir string, n uint64) (*Manifest, Sum, error) {
+	key := b.Prefix + manifestKey(dir, n)
+	text, err := ReadAll(ctx, b.Objects, key, "", maxManifest)
+	if err != nil {
+		return nil, Sum{}, err
+	}
+	m, err := ParseManifest(text)
+	if err == nil && m.N != n {
+		err = &pack.CorruptError{File: "manifest", Off: -1, Reason: fmt.Sprintf("it is that of generation %d", m.N)}
+	}
+	if err == nil && b.Check != nil {
+		err = b.Check(&m, text[:len(text)-len(m.Signature)])
+	}
+	var corrupt *pack.CorruptError
+	if errors.As(err, &corrupt) {
+		corrupt.File = key
+	}
+	return &m, SumOf(text), err
+}
+
+// readStep is how much ReadAll asks for at a time.
+const readStep = 4 << 20
+
+// ReadAll reads an object that has at most limit bytes.
+func ReadAll(ctx context.Context, s Objects, key, version string, limit int) ([]byte, error) {
+	var b []byte
+	step := 64 << 10 // most are small
+	for {
+		at := len(b)
+		b = append(b, make([]byte, step)...)
+		n, err := s.Get(ctx, key, version, b[at:], int64(at))
+		b = b[:at+n]
+		if err == io.EOF {
+			return b, nil
+		} else if err != nil {
+			return nil, err
+		}
+		if len(b) > limit {
+			return nil, fmt.Errorf("%s has more than %d bytes", key, limit)
+		}
+		step = min(4*step, readStep)
+	}
+}
+
+// Names returns the names of the repositories below a prefix, which ends in a slash.
+func Names(ctx context.Context, s Objects, prefix string) ([]string, error) {
+	var names []string
+	after := ""
+	for {
+		name := ""
+		err := s.List(ctx, prefix, after, func(o Object) error {
+			dir, _, ok := strings.Cut(o.Key[len(prefix):], "/")
+			if !ok || strings.HasPrefix(dir, ".") {
+				return nil
+			}
+			name = dir
+			return errEnough
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			return nil, err
+		}
+		if name == "" {
+			return names, nil
+		}
+		has := false
+		err = s.List(ctx, prefix+name+"/"+keyManifests, "", func(Object) error { has = true; return errEnough })
+		if err != nil && !errors.Is(err, errEnough) {
+			return nil, err
+		}
+		if has {
+			names = append(names, name)
+		}
+		after = prefix + name + "0" // what comes after name + "/…"
+	}
+}

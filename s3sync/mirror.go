@@ -1,0 +1,378 @@
+package s3sync
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kedgebackup/kedge/internal/fsx"
+	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/repo"
+)
+
+// MirrorOptions says what is mirrored and how.
+type MirrorOptions struct {
+	FS  *fsx.FS
+	Dir string // the repository
+	// Sign signs a manifest; nil: it is not signed.
+	Sign    func(text []byte) ([]byte, error)
+	Workers int              // files sent at once; 0: 4
+	Now     func() time.Time // nil: time.Now
+	// Progress is told what has been done so far, from several goroutines.
+	Progress func(MirrorResult)
+}
+
+// MirrorResult is what a mirror run did.
+type MirrorResult struct {
+	Generation uint64
+	Files      int   // that the generation has
+	Bytes      int64 // of them
+	Sent       int   // files that were not in the bucket
+	SentBytes  int64
+	Unchanged  bool // nothing was to be done: no new generation
+}
+
+// A full manifest is written at least for every fullEvery generations, and when a diff would
+// be as large as a quarter of it.
+const (
+	fullEvery = 16
+	fullShare = 4
+)
+
+// maxConflicts is how often a manifest is made anew because somebody else took its number.
+const maxConflicts = 20
+
+// Mirror makes the next generation of a bucket from a directory:
+//
+//	state of the repository, under the lock of its refs
+//	PUT packs, PUT their indexes, PUT the files that change, PUT the manifest
+//
+// Each is created exclusively and verified, and nothing is sent that the last generation
+// has. Saves may go on meanwhile; gc hides no pack that is being sent, because the run is a
+// session. A run that is cut short leaves keys that the next one finds.
+func (b *Bucket) Mirror(ctx context.Context, o MirrorOptions) (MirrorResult, error) {
+	if o.FS == nil {
+		o.FS = new(fsx.FS)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	p, err := repo.OpenDir(ctx, o.Dir, repo.DirOptions{FS: o.FS})
+	if err != nil {
+		return MirrorResult{}, err
+	}
+	defer p.Close()
+	session, err := p.Begin(ctx)
+	if err != nil {
+		return MirrorResult{}, err
+	}
+	defer session.Close()
+	m := mirror{b: b, o: o, p: p, dir: repo.NewDir(o.FS, p.Path())}
+	return m.run(ctx)
+}
+
+type mirror struct {
+	b   *Bucket
+	o   MirrorOptions
+	p   *repo.Packs
+	dir *repo.Dir
+
+	state repo.State
+	last  *Generation // nil: this is the first
+
+	mu     sync.Mutex
+	result MirrorResult
+	files  []File
+}
+
+func (m *mirror) run(ctx context.Context) (MirrorResult, error) {
+	var err error
+	if m.state, err = m.dir.State(ctx); err != nil {
+		return m.result, err
+	}
+	if err = m.whole(ctx); err != nil {
+		return m.result, err
+	}
+	if m.last, err = m.b.Latest(ctx); errors.As(err, new(*repo.NotFoundError)) {
+		m.last, err = nil, nil
+	}
+	if err != nil {
+		return m.result, err
+	}
+	if id := m.p.Config().ID; m.last != nil && m.last.Repo != id {
+		return m.result, &repo.ConfigError{Reason: fmt.Sprintf("%s holds another repository: its id is %s, that of %s is %s",
+			m.b.Prefix, orDash(m.last.Repo), m.o.Dir, orDash(id))}
+	}
+	packs, idxes, err := m.packs(ctx)
+	if err != nil {
+		return m.result, err
+	}
+	for _, group := range [][]string{packs, idxes} {
+		if err := m.sendAll(ctx, group); err != nil {
+			return m.result, err
+		}
+	}
+	if err := m.sendState(ctx); err != nil {
+		return m.result, err
+	}
+	slices.SortFunc(m.files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	m.result.Files = len(m.files)
+	for _, f := range m.files {
+		m.result.Bytes += f.Size
+	}
+	return m.result, m.commit(ctx)
+}
+
+// whole makes sure that all that the refs reach is in packs.
+func (m *mirror) whole(ctx context.Context) error {
+	ids := make([]pack.ID, len(m.state.Refs))
+	for i, r := range m.state.Refs {
+		ids[i] = r.ID
+	}
+	missing, err := m.p.Missing(ctx, nil, ids)
+	if err != nil {
+		return err
+	}
+	for i, id := range ids {
+		if slices.Contains(missing, id) {
+			return fmt.Errorf("%s: %w, or what it reaches is not in a pack (git repack -d puts it there)",
+				m.state.Refs[i].Name, &repo.MissingError{ID: id})
+		}
+	}
+	return nil
+}
+
+// packs returns the names of the files of packs, which are complete: both are there.
+func (m *mirror) packs(ctx context.Context) (packs, idxes []string, err error) {
+	has := make(map[string]bool)
+	err = m.dir.List(ctx, "objects/pack", func(name string, _ int64) error {
+		has[name] = true
+		return nil
+	})
+	for name := range has {
+		if stem, ok := strings.CutSuffix(name, ".pack"); ok && strings.HasPrefix(path.Base(name), "pack-") && has[stem+".idx"] {
+			packs, idxes = append(packs, name), append(idxes, stem+".idx")
+		}
+	}
+	slices.Sort(packs)
+	slices.Sort(idxes)
+	return packs, idxes, err
+}
+
+// sendAll sends files that are not there yet, several at once.
+func (m *mirror) sendAll(ctx context.Context, names []string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	workers := m.o.Workers
+	if workers == 0 {
+		workers = 4
+	}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(workers, len(names)) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(names) {
+					return
+				}
+				if err := m.sendFile(ctx, names[i]); err != nil {
+					cancel(fmt.Errorf("%s: %w", names[i], err))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// sendFile sends a file that is written once, unless the last generation has it: a file of
+// a pack is named by what it holds, so name and size tell.
+func (m *mirror) sendFile(ctx context.Context, name string) error {
+	blob, err := m.dir.Open(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	if m.last != nil {
+		if f, ok := m.last.File(name); ok && f.Size == blob.Size() {
+			m.add(f, false)
+			return nil
+		}
+	}
+	sum, err := sumReader(blob, blob.Size())
+	if err != nil {
+		return err
+	}
+	return m.send(ctx, name, name, Body{blob, blob.Size(), sum})
+}
+
+// sendState sends a copy of each file that changes.
+func (m *mirror) sendState(ctx context.Context) error {
+	for name, text := range map[string][]byte{nameConfig: m.state.Config, nameReceipts: m.state.Receipts, nameClosed: m.state.Closed} {
+		sum := SumOf(text)
+		if m.last != nil {
+			if f, ok := m.last.File(name); ok && f.SHA256 == sum {
+				m.add(f, false)
+				continue
+			}
+		}
+		if err := m.send(ctx, name, "state/"+sum.String(), Body{bytes.NewReader(text), int64(len(text)), sum}); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// send creates an object for a file. If the key has other bytes another one is taken: those
+// of a pack that was made anew with the same objects, say.
+func (m *mirror) send(ctx context.Context, name, key string, b Body) error {
+	at := key
+	for try := 0; ; try++ {
+		version, err := m.b.Objects.Put(ctx, m.b.Prefix+at, b)
+		if err == nil {
+			m.add(File{name, b.Size, b.SHA256, at, version}, true)
+			return nil
+		}
+		if !errors.Is(err, ErrExists) || try == maxConflicts {
+			return err
+		}
+		at = fmt.Sprintf("%s~%d", key, m.next()+uint64(try))
+	}
+}
+
+// next is the number of the next generation.
+func (m *mirror) next() uint64 {
+	if m.last == nil {
+		return 1
+	}
+	return m.last.N + 1
+}
+
+func (m *mirror) add(f File, sent bool) {
+	m.mu.Lock()
+	m.files = append(m.files, f)
+	if sent {
+		m.result.Sent++
+		m.result.SentBytes += f.Size
+	}
+	r := m.result
+	m.mu.Unlock()
+	if m.o.Progress != nil {
+		m.o.Progress(r)
+	}
+}
+
+// commit makes the manifest.
+func (m *mirror) commit(ctx context.Context) error {
+	if m.unchanged() {
+		m.result.Generation, m.result.Unchanged = m.last.N, true
+		return nil
+	}
+	for try := 0; ; try++ {
+		manifest, err := m.manifest(ctx)
+		if err != nil {
+			return err
+		}
+		err = m.putManifest(ctx, manifest)
+		m.result.Generation = manifest.N
+		if !errors.Is(err, ErrExists) || try == maxConflicts {
+			return err
+		}
+		// Somebody else mirrors the same repository, or a manifest that was no good has
+		// this number. Whatever they wrote, our files are there.
+		if m.last, err = m.b.Latest(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// unchanged reports whether the last generation is what this one would be.
+func (m *mirror) unchanged() bool {
+	return m.last != nil && m.last.Head == m.state.Head && slices.Equal(m.last.Refs, m.state.Refs) && slices.Equal(m.last.Files, m.files)
+}
+
+// manifest returns the next manifest.
+func (m *mirror) manifest(ctx context.Context) (*Manifest, error) {
+	x := &Manifest{
+		N: m.next(), Time: m.o.Now().UTC().Truncate(time.Second), Repo: m.p.Config().ID, Kind: Full,
+		Head: m.state.Head, Refs: m.state.Refs, Files: m.files,
+	}
+	// A number may be taken by a manifest that was passed over.
+	highest, err := m.highest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	x.N = max(x.N, highest+1)
+	if m.last == nil {
+		return x, nil
+	}
+	if m.last.N+1 == x.N {
+		x.Prev = m.last.Sum
+	}
+	base := m.last.N
+	if m.last.Kind == Diff {
+		base = m.last.Base
+	}
+	if x.N-base >= fullEvery {
+		return x, nil
+	}
+	full, err := m.b.At(ctx, base)
+	if err != nil || full.Kind == Diff {
+		return x, err
+	}
+	d := *x
+	d.Kind, d.Base = Diff, base
+	d.diff(full.Files, m.files)
+	if fullShare*(len(d.Files)+len(d.Gone)) > len(m.files) {
+		return x, nil
+	}
+	return &d, nil
+}
+
+// highest returns the highest number that a manifest has, whether it is good or not; those
+// far above the last good one are somebody's mischief.
+func (m *mirror) highest(ctx context.Context) (n uint64, err error) {
+	const far = 1_000_000
+	err = m.b.Objects.List(ctx, m.b.Prefix+keyManifests, "", func(o Object) error {
+		k, ok := parseManifestKey(o.Key)
+		if !ok || k >= m.next()+far {
+			return nil
+		}
+		n = k
+		return errEnough
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return n, err
+}
+
+// putManifest signs a manifest and puts it where it counts. One that others will build on
+// gets a second copy; only who made the first may make that, so both are the same.
+func (m *mirror) putManifest(ctx context.Context, x *Manifest) error {
+	text := x.Append(nil)
+	if m.o.Sign != nil {
+		signature, err := m.o.Sign(text)
+		if err != nil {
+			return err
+		}
+		text = append(text, signature...)
+	}
+	b := Body{bytes.NewReader(text), int64(len(text)), SumOf(text)}
+	if _, err := m.b.Objects.Put(ctx, m.b.Prefix+manifestKey(keyManifests, x.N), b); err != nil {
+		return err
+	}
+	if x.Kind == Diff {
+		return nil
+	}
+	_, err := m.b.Objects.Put(ctx, m.b.Prefix+manifestKey(keyBases, x.N), b)
+	return err
+}

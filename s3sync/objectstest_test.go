@@ -1,0 +1,181 @@
+package s3sync_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/kedgebackup/kedge/s3sync"
+)
+
+// memory is an object store in memory, which can fail as a network does. It passes the
+// same conformance suite as the real ones.
+type memory struct {
+	mu      sync.Mutex
+	objects map[string][]byte
+	times   map[string]time.Time
+	calls   atomic.Int64
+	// before is asked before each request; an error is what the request ends in. after is
+	// asked when it was done.
+	before, after func(n int64, op, key string) error
+}
+
+func newMemory() *memory {
+	return &memory{objects: make(map[string][]byte), times: make(map[string]time.Time)}
+}
+
+// request does one request.
+func (m *memory) request(ctx context.Context, op, key string, fn func() error) error {
+	n := m.calls.Add(1)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if m.before != nil {
+		if err := m.before(n, op, key); err != nil {
+			return err
+		}
+	}
+	m.mu.Lock()
+	err := fn()
+	m.mu.Unlock()
+	if m.after != nil && err == nil {
+		err = m.after(n, op, key)
+	}
+	return err
+}
+
+func (m *memory) Put(ctx context.Context, key string, b s3sync.Body) (string, error) {
+	data, err := io.ReadAll(io.NewSectionReader(b, 0, b.Size))
+	if err != nil {
+		return "", err
+	}
+	return "", m.request(ctx, "put", key, func() error {
+		if int64(len(data)) != b.Size || s3sync.SumOf(data) != b.SHA256 {
+			return s3sync.Temporary(errors.New("the checksum does not match"))
+		}
+		if _, ok := m.objects[key]; ok {
+			return fmt.Errorf("%s: %w", key, s3sync.ErrExists)
+		}
+		m.objects[key], m.times[key] = data, time.Now()
+		return nil
+	})
+}
+
+func (m *memory) Get(ctx context.Context, key, _ string, p []byte, off int64) (n int, err error) {
+	err = m.request(ctx, "get", key, func() error {
+		data, ok := m.objects[key]
+		if !ok {
+			return fs.ErrNotExist
+		}
+		if off >= int64(len(data)) && len(p) > 0 {
+			return io.EOF
+		}
+		if n = copy(p, data[off:]); n < len(p) {
+			return io.EOF
+		}
+		return nil
+	})
+	return n, err
+}
+
+func (m *memory) Stat(ctx context.Context, key, _ string) (o s3sync.Object, err error) {
+	err = m.request(ctx, "stat", key, func() error {
+		data, ok := m.objects[key]
+		if !ok {
+			return fs.ErrNotExist
+		}
+		o = s3sync.Object{Key: key, Size: int64(len(data)), SHA256: s3sync.SumOf(data), Modified: m.times[key]}
+		return nil
+	})
+	return o, err
+}
+
+func (m *memory) List(ctx context.Context, prefix, after string, fn func(s3sync.Object) error) error {
+	var list []s3sync.Object
+	err := m.request(ctx, "list", prefix, func() error {
+		for key, data := range m.objects {
+			if strings.HasPrefix(key, prefix) && key > after {
+				list = append(list, s3sync.Object{Key: key, Size: int64(len(data)), Modified: m.times[key]})
+			}
+		}
+		return nil
+	})
+	slices.SortFunc(list, func(a, b s3sync.Object) int { return strings.Compare(a.Key, b.Key) })
+	for _, o := range list {
+		if err == nil {
+			err = fn(o)
+		}
+	}
+	return err
+}
+
+func (m *memory) Delete(ctx context.Context, key, _ string) error {
+	return m.request(ctx, "delete", key, func() error {
+		delete(m.objects, key)
+		return nil
+	})
+}
+
+func (m *memory) Retain(ctx context.Context, key, _ string, _ time.Time) error {
+	return m.request(ctx, "retain", key, func() error { return nil })
+}
+
+// startGateway starts a real S3 server on a fresh directory and makes a bucket.
+func startGateway(t testing.TB) s3sync.S3Options {
+	t.Helper()
+	exe, err := exec.LookPath("versitygw")
+	if err != nil {
+		if exe, err = filepath.Abs("../bin/tools/versitygw"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(exe); err != nil {
+			t.Skip("needs versitygw (make s3-tools)")
+		}
+	}
+	dir := t.TempDir()
+	for _, sub := range []string{"data/backup", "versions", "iam"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	port := freePort(t)
+	cmd := exec.Command(exe, "--port", fmt.Sprintf("127.0.0.1:%d", port), "--health", "/healthz",
+		"--iam-dir", dir+"/iam", "--quiet", "posix", dir+"/data")
+	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY=kedge", "ROOT_SECRET_KEY=kedgesecret")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	url := fmt.Sprintf("http://127.0.0.1:%d", port)
+	for range 200 {
+		if r, err := http.Get(url + "/healthz"); err == nil {
+			r.Body.Close()
+			if r.StatusCode == http.StatusOK {
+				return s3sync.S3Options{
+					Bucket: "backup", Endpoint: url, Region: "us-east-1", PathStyle: true,
+					Credentials: credentials.NewStaticV4("kedge", "kedgesecret", ""),
+				}
+			}
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	t.Fatalf("the S3 server does not answer\n%s", out.String())
+	return s3sync.S3Options{}
+}
