@@ -49,6 +49,7 @@ func (s *session) publish(ctx context.Context, n *newPack) error {
 	}
 	s.mu.Lock()
 	s.bytes += f.size
+	s.published = append(s.published, f)
 	n.file = f
 	s.mu.Unlock()
 	if n.class == Data && n.leans {

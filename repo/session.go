@@ -129,9 +129,13 @@ type session struct {
 	live    []*newPack   // packs whose objects are not yet found through p
 	objects int64
 	bytes   int64
+	stored  int64 // bytes of entries
 	err     error // sticky
 	closed  bool
-	free    []map[pack.ID]struct{} // sets to be used again
+	// published are the packs that got their names, for Upload.Published.
+	published []*packFile
+
+	free []map[pack.ID]struct{} // sets to be used again
 }
 
 // link is a child that a new object names.
@@ -256,6 +260,7 @@ func (s *session) addOne(ctx context.Context, class Class, e *pack.Entry) error 
 	if !again {
 		n.ids[e.ID] = struct{}{}
 		s.objects++
+		s.stored += int64(len(e.Bytes))
 	}
 	s.mu.Unlock()
 	if again {

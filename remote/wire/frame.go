@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -76,6 +77,11 @@ func badFrame(format string, args ...any) error {
 
 // Reader reads messages. It is used by one goroutine at a time.
 type Reader struct {
+	// Spill, if not nil, is asked where to put a message that has more than SpillAfter
+	// bytes, of which first came. Next then returns no body: all of it went there.
+	Spill      func(kind Kind, first []byte) (io.Writer, error)
+	SpillAfter int
+
 	r    *bufio.Reader
 	head [headSize]byte
 }
@@ -87,7 +93,8 @@ func NewReader(r *bufio.Reader) *Reader { return &Reader{r: r} }
 // between two messages the error is io.EOF, within one io.ErrUnexpectedEOF. Memory is
 // taken for bytes that came, at most a frame ahead.
 func (r *Reader) Next(buf []byte) (kind Kind, tag uint32, body []byte, err error) {
-	start, first := len(buf), true
+	start, first, had := len(buf), true, 0
+	var aside io.Writer
 	for {
 		k, more, t, n, err := r.readHead(first)
 		if err != nil {
@@ -97,7 +104,7 @@ func (r *Reader) Next(buf []byte) (kind Kind, tag uint32, body []byte, err error
 			return 0, 0, buf, badFrame("a message is interrupted by another")
 		}
 		kind, tag, first = k, t, false
-		if len(buf)-start+n > kind.Limit() {
+		if had += n; had > kind.Limit() {
 			return kind, tag, buf, badFrame("a message of kind %d has more than %d bytes", kind, kind.Limit())
 		}
 		if more && n == 0 {
@@ -105,6 +112,17 @@ func (r *Reader) Next(buf []byte) (kind Kind, tag uint32, body []byte, err error
 		}
 		if buf, err = readFull(r.r, buf, n); err != nil {
 			return kind, tag, buf, err
+		}
+		if aside == nil && r.Spill != nil && had > r.SpillAfter {
+			if aside, err = r.Spill(kind, buf[start:]); err != nil {
+				return kind, tag, buf, err
+			}
+		}
+		if aside != nil {
+			if _, err := aside.Write(buf[start:]); err != nil {
+				return kind, tag, buf, err
+			}
+			buf = buf[:start]
 		}
 		if !more {
 			return kind, tag, buf, nil
@@ -174,12 +192,7 @@ func (w *Writer) Send(kind Kind, tag uint32, parts ...[]byte) error {
 	for {
 		n := min(left, MaxFrame)
 		left -= n
-		binary.BigEndian.PutUint32(w.head[:], uint32(n))
-		w.head[4], w.head[5] = byte(kind), 0
-		if left > 0 {
-			w.head[5] = 1
-		}
-		binary.BigEndian.PutUint32(w.head[8:], tag)
+		w.putHead(kind, left > 0, tag, n)
 		if _, err := w.w.Write(w.head[:]); err != nil {
 			return err
 		}
@@ -197,6 +210,38 @@ func (w *Writer) Send(kind Kind, tag uint32, parts ...[]byte) error {
 			return nil
 		}
 	}
+}
+
+// SendFrom writes a message that holds head and then n bytes of r, which need not be in
+// memory together. If r has fewer the message cannot be ended, and the connection is lost.
+func (w *Writer) SendFrom(kind Kind, tag uint32, head []byte, r io.Reader, n int64) error {
+	left := int64(len(head)) + n
+	if left > int64(kind.Limit()) {
+		return fmt.Errorf("a message of kind %d cannot hold %d bytes", kind, left)
+	}
+	r = io.MultiReader(bytes.NewReader(head), r)
+	for first := true; first || left > 0; first = false {
+		n := min(left, MaxFrame)
+		left -= n
+		w.putHead(kind, left > 0, tag, int(n))
+		if _, err := w.w.Write(w.head[:]); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(w.w, r, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putHead fills in the head of a frame of n bytes.
+func (w *Writer) putHead(kind Kind, more bool, tag uint32, n int) {
+	binary.BigEndian.PutUint32(w.head[:], uint32(n))
+	w.head[4], w.head[5] = byte(kind), 0
+	if more {
+		w.head[5] = 1
+	}
+	binary.BigEndian.PutUint32(w.head[8:], tag)
 }
 
 // Flush sends what is in the buffer.

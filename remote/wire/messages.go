@@ -200,8 +200,11 @@ const (
 
 // AppendEntry appends an object to a reply to Get.
 func AppendEntry(b, entry []byte) []byte {
-	return append(putUint(append(b, GotEntry), uint64(len(entry))), entry...)
+	return append(AppendEntryHead(b, int64(len(entry))), entry...)
 }
+
+// AppendEntryHead appends what stands before an entry of n bytes in a reply to Get.
+func AppendEntryHead(b []byte, n int64) []byte { return putUint(append(b, GotEntry), uint64(n)) }
 
 // AppendNone appends to a reply to Get that an object is not there.
 func AppendNone(b []byte) []byte { return append(b, GotNone) }
@@ -377,6 +380,13 @@ func ParseAdd(dst []pack.Entry, b []byte) (m AddRequest, err error) {
 		m.Entries = append(m.Entries, e)
 	}
 	return m, p.end()
+}
+
+// AddSession reads the session from the first bytes of an AddRequest.
+func AddSession(b []byte) (uint32, error) {
+	p := parser{b: b, what: "add"}
+	n := p.session()
+	return n, p.err
 }
 
 // Number is a message of one uint.

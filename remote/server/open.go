@@ -1,0 +1,68 @@
+package server
+
+import (
+	"context"
+	"errors"
+
+	"github.com/kedgebackup/kedge/remote/access"
+	"github.com/kedgebackup/kedge/remote/wire"
+	"github.com/kedgebackup/kedge/repo"
+)
+
+// open chooses the repository that the client calls path, in place of one chosen
+// before. With create one that is not there is made, if the client may write; created
+// says whether. A repository that the grant does not name and one that does not exist
+// get the same answer.
+func (s *session) open(ctx context.Context, path string, create *repo.InitOptions) (created bool, err error) {
+	if len(s.uploads) > 0 {
+		return false, errors.New("the repository cannot change while a session is open")
+	}
+	none := &repo.NotFoundError{What: "repository", Name: path}
+	if path == "" && s.grant.Role == access.Owner {
+		path = s.o.Default
+	}
+	dir, name, err := s.grant.Resolve(path)
+	if errors.Is(err, access.ErrNoRepo) {
+		s.o.Log("%s: no such repository, or not for this key: %.200q", s.grant.Who, path)
+		return false, none
+	} else if err != nil {
+		return false, err
+	}
+	mayWrite := s.rights&wire.MayAppend != 0
+	o := repo.DirOptions{FS: s.o.FS, ReadOnly: !mayWrite}
+	p, err := repo.OpenDir(ctx, dir, o)
+	if errors.As(err, new(*repo.NotFoundError)) {
+		if create == nil {
+			return false, none
+		}
+		if !mayWrite {
+			return false, &repo.RefusedError{Reason: "the key may not make repositories"}
+		}
+		init := *create
+		init.FS = s.o.FS
+		if _, err := repo.InitDir(ctx, dir, init); err != nil {
+			return false, err
+		}
+		created = true
+		p, err = repo.OpenDir(ctx, dir, o)
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := s.leave(); err != nil {
+		p.Close()
+		return false, err
+	}
+	s.repo, s.name = p, name
+	return created, nil
+}
+
+// opened returns the repository, the default one if the client chose none.
+func (s *session) opened(ctx context.Context) (*repo.Packs, error) {
+	if s.repo == nil {
+		if _, err := s.open(ctx, "", nil); err != nil {
+			return nil, err
+		}
+	}
+	return s.repo, nil
+}
