@@ -10,8 +10,7 @@
 // does; a frame of such a kind is answered with a *repo.RefusedError.
 //
 //	right       bup's protocol           frames
-//	any         help quit init-dir       Open Repos Refs Missing Index Ping
-//	            set-dir
+//	any         bupChoosing              Open Repos Refs Missing Index Ping
 //	MayRead     bupReading               Get Commits Check Receipts
 //	MayAppend   bupWriting               Begin Add Commit End SetRef AllowNames
 //	MayMirror                            List Read
@@ -117,6 +116,9 @@ func Serve(ctx context.Context, conn io.ReadWriter, o Options) error {
 		frames: frameTable(o.Grant.Rights()),
 	}
 	err := s.serve(ctx)
+	if err == nil {
+		err = s.bupLeft(ctx)
+	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -274,7 +276,9 @@ func (s *session) verbs() map[string]handler {
 	if s.rights&wire.MayAppend != 0 {
 		maps.Copy(v, bupWriting())
 	}
-	if !s.o.BupNames {
+	if s.o.BupNames {
+		delete(v, "config-get") // which an old server does not have
+	} else {
 		v["kedge"] = startFrames
 	}
 	v["help"] = nil
