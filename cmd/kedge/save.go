@@ -35,6 +35,9 @@ Where things stand in the saved tree: by their absolute paths; with --strip belo
 PATH that was given; with --strip-path P without P in front; with --graft OLD=NEW
 below NEW, if they are below OLD.
 
+--smaller leaves files out by their size alone, even if an earlier save stored them
+and they have not changed. The next save without it has them again.
+
 -v lists directories that changed, -vv files as well, after A (new), M (changed), D
 (gone) or two blanks.`
 
@@ -68,7 +71,7 @@ func (s *saving) flags(cmd *cobra.Command) {
 	f.BoolVar(&s.strip, "strip", false, "take each PATH off the front of what is below it")
 	f.StringVar(&s.stripPath, "strip-path", "", "take `P` off the front of all paths")
 	f.StringArrayVar(&s.graft, "graft", nil, "show what is below OLD below NEW: `OLD=NEW`; may be repeated")
-	f.Var(&s.smaller, "smaller", "leave out files of `SIZE` and more")
+	f.Var(&s.smaller, "smaller", "leave out files of `SIZE` and more, saved before or not")
 	f.Var(&s.bwlimit, "bwlimit", "add at most `SIZE` a second to the repository")
 	f.IntVar(&s.level, "compress", -1, "compress with level `N`, 0 to 9; -0 to -9 for short (default 1)")
 	f.Lookup("compress").Annotations = map[string][]string{levelAnnotation: nil}

@@ -116,6 +116,65 @@ func TestBandwidth(t *testing.T) {
 	b.same(part(b.tree(res.Tree), b.src), b.expect())
 }
 
+// Files that are too large are left out whatever earlier saves did with them,
+// those that are not stay, and the next save without the limit has all again.
+func TestSmallerThanBefore(t *testing.T) {
+	b := newBench(t, "rabin:13")
+	b.write("big", noise(1, 5000))
+	b.write("d/e/big", noise(2, 5000))
+	b.write("d/e/small", []byte("s"))
+	b.write("d/other/small", []byte("t"))
+	must(t, os.Link(b.src+"/d/e/big", b.src+"/d/link"))
+	must(t, os.Symlink("big", b.src+"/to-big"))
+	all := []string{".", "big", "d", "d/e", "d/e/big", "d/e/small", "d/link", "d/other", "d/other/small", "to-big"}
+	few := []string{".", "d", "d/e", "d/e/small", "d/other", "d/other/small", "to-big"}
+	check := func(what string, res Result, want []string) {
+		t.Helper()
+		if got := names(part(b.tree(res.Tree), b.src)); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+		files := 0
+		for _, n := range want {
+			if st, err := os.Lstat(filepath.Join(b.src, n)); err == nil && !st.IsDir() {
+				files++
+			}
+		}
+		if res.Files != int64(files) || len(b.warn) > 0 {
+			t.Errorf("%s: %d files counted, %d wanted; warnings of %q", what, res.Files, files, b.warn)
+		}
+	}
+	check("first", b.fresh(), all)
+	limited := func(max int64) Result {
+		t.Helper()
+		b.update()
+		o := b.options()
+		o.MaxSize = max
+		return b.save(o)
+	}
+	for range 2 {
+		res := limited(5000)
+		check("unchanged files", res, few)
+		if res.FilesRead > 0 {
+			t.Errorf("%d files were read", res.FilesRead)
+		}
+		if b.record(b.src+"/d/e").Flags&index.Valid != 0 || b.record(b.src+"/d/other").Flags&index.Valid == 0 {
+			t.Error("marked: the directory of what was left out, or not the one of what was not")
+		}
+	}
+	check("a higher limit", limited(5001), all)
+	check("low", limited(5000), few)
+	res := b.fresh()
+	check("no limit", res, all)
+	if res.FilesRead > 0 {
+		t.Errorf("no limit: %d files were read", res.FilesRead)
+	}
+	b.write("d/e/big", noise(3, 6000))
+	age()
+	check("changed", limited(5000), few)
+	check("all of it", b.fresh(), all)
+	b.same(part(b.tree(b.fresh().Tree), b.src), b.expect())
+}
+
 // The functions of Options are called one at a time, and the last progress is
 // the whole.
 func TestCallbacks(t *testing.T) {

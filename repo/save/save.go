@@ -45,7 +45,7 @@ type Options struct {
 	Date           time.Time // zero: now
 	Level          int       // zlib level, 0 to 9; -1: the repository's, else 1
 	Workers        int       // 0: one per processor
-	MaxSize        int64     // files of this size and more are left out (--smaller); 0: none
+	MaxSize        int64     // files of this size and more are left out (--smaller), stored before or not; 0: none
 	BytesPerSecond int64     // limit on what is added to the repository; 0: none
 	DryRun         bool      // read and count, and change neither repository nor index
 	Author         string    // "Full Name <login@host>"

@@ -48,7 +48,8 @@ type survey struct {
 	split        *chunk.Splitter
 	skips        skips
 	links        links
-	files, bytes int64 // that have to be read
+	files, bytes int64  // that have to be read
+	large        uint64 // the ordinal behind that of the last file too large to be saved
 }
 
 // look makes the survey. On a night without changes it reads one record a root
@@ -85,9 +86,14 @@ func (s *survey) look(ctx context.Context) error {
 	return s.confirm(ctx)
 }
 
-// lookAtRoots takes the roots that are unchanged and present.
+// lookAtRoots takes the roots that are unchanged and present. With a limit on the
+// size of files it takes none: an earlier save without it, or with a higher one,
+// may have stored files in there that this one is to leave out.
 func (s *survey) lookAtRoots(ctx context.Context) error {
 	s.skips.whole = map[string]*rootRecord{}
+	if s.o.MaxSize > 0 {
+		return nil
+	}
 	var ids []pack.ID
 	for _, root := range s.plan.roots {
 		rec := s.plan.records[root.src]
@@ -111,9 +117,13 @@ func (s *survey) lookAtRoots(ctx context.Context) error {
 // note adds up what is to be read and collects unchanged directories. Records
 // come children first, so a larger one swallows those inside it.
 func (s *survey) note(root *source, ord uint64, r *index.Record) {
+	if isRegular(r.Stat.Mode) && s.o.over(r.Stat.Size) {
+		s.large = ord + 1
+		return
+	}
 	if isDir(r.Stat.Mode) {
-		if usable(r, s.split) && s.plan.pure(s.plan.find(root, r.Path), r.Path) {
-			first := ord - r.Below
+		first := ord - r.Below
+		if first >= s.large && usable(r, s.split) && s.plan.pure(s.plan.find(root, r.Path), r.Path) {
 			n := len(s.skips.ranges)
 			for n > 0 && s.skips.ranges[n-1].first >= first {
 				n--
@@ -122,7 +132,7 @@ func (s *survey) note(root *source, ord uint64, r *index.Record) {
 		}
 		return
 	}
-	if !usable(r, s.split) && isRegular(r.Stat.Mode) && !s.o.over(r.Stat.Size) {
+	if !usable(r, s.split) && isRegular(r.Stat.Mode) {
 		s.files++
 		s.bytes += r.Stat.Size
 	}
