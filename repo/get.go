@@ -20,11 +20,14 @@ const (
 	maxTree = 1 << 30
 )
 
-// A range is one read of a pack. It is as long as it pays: a gap of gapLimit
-// costs a disk as much as another seek, and a decoder needs all of a range in
-// memory.
+// A range is one read of a pack, and the work of one goroutine at a time. It is
+// as long as it pays: a gap of gapLimit costs a disk as much as another seek, and
+// a decoder needs all of a range in memory. A short call is cut into shorter
+// ranges, so that nobody waits for a long time for whoever has the last one.
 const (
 	rangeLimit = 4 << 20   // bytes from the first object to the last one
+	rangeFloor = 256 << 10 // what a range is not cut below for the sake of others
+	rangeShare = 16        // ranges for each processor are enough
 	gapLimit   = 128 << 10 // bytes between two wanted objects, read for nothing
 	tailGuess  = 72 << 10  // bytes read for the last object, whose length nobody tells
 )
@@ -96,14 +99,30 @@ func (p *Packs) refreshIfEnded() error {
 	return nil
 }
 
-// cutRange returns how many of the sorted objects one read should fetch.
-func cutRange(want []wanted) int {
+// cutRange returns how many of the sorted objects one read of up to limit bytes
+// should fetch.
+func cutRange(want []wanted, limit int64) int {
 	n := 1
-	for n < len(want) && want[n].file == want[0].file &&
-		want[n].off-want[n-1].off <= gapLimit && want[n].off-want[0].off <= rangeLimit {
+	for n < len(want) && want[n].follows(want[n-1]) && want[n].off-want[0].off <= limit {
 		n++
 	}
 	return n
+}
+
+// follows reports whether an object can be in one range with the one before it.
+func (w *wanted) follows(prev wanted) bool {
+	return w.file == prev.file && w.off-prev.off <= gapLimit
+}
+
+// limitFor returns how long ranges should be so that workers have equal shares.
+func limitFor(want []wanted, workers int) int64 {
+	total := int64(0)
+	for i := 1; i < len(want); i++ {
+		if want[i].follows(want[i-1]) {
+			total += want[i].off - want[i-1].off
+		}
+	}
+	return min(max(total/int64(workers*rangeShare), rangeFloor), rangeLimit)
 }
 
 // getRanges reads the objects of want, which is sorted, with as many
@@ -112,19 +131,21 @@ func (p *Packs) getRanges(ctx context.Context, ids []pack.ID, want []wanted, fn 
 	if len(want) == 0 {
 		return nil
 	}
-	if n := cutRange(want); n == len(want) {
+	workers := runtime.GOMAXPROCS(0)
+	limit := limitFor(want, workers)
+	if cutRange(want, limit) == len(want) {
 		return p.getRange(ctx, ids, want, fn)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var ends []int
 	for at := 0; at < len(want); {
-		at += cutRange(want[at:])
+		at += cutRange(want[at:], limit)
 		ends = append(ends, at)
 	}
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(ends)) {
+	for range min(workers, len(ends)) {
 		wg.Go(func() {
 			for {
 				k := int(next.Add(1)) - 1
