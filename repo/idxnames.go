@@ -85,6 +85,13 @@ func (p *Packs) OpenIndex(ctx context.Context, name string) (Blob, error) {
 	return p.store.Open(ctx, f.idxName())
 }
 
+// Dumb reports whether somebody marked the repository, in bup's way, as one whose clients
+// are to load all idx files before they send anything.
+func (p *Packs) Dumb() bool {
+	_, err := p.dir.fs.Lstat(p.dir.name("bup-dumb-server"))
+	return err == nil
+}
+
 // IndexOf returns the name of an idx that Indexes lists and that has an object; "" if
 // there is none.
 func (p *Packs) IndexOf(id pack.ID) (string, error) {

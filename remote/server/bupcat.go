@@ -1,0 +1,192 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/repo"
+)
+
+// Blobs are read some at a time. Those that are larger than the usual chunk are read
+// again, one by one, when their turn comes.
+const (
+	blobsAtOnce = 32
+	blobKept    = 256 << 10 // bytes
+)
+
+// gone reports whether an error says that an object is not there.
+func gone(err error) bool {
+	return errors.As(err, new(*repo.MissingError)) || errors.As(err, new(*repo.NotFoundError))
+}
+
+// join sends all blobs below a revision, in the order of their trees: of a chunked file
+// that is its content. If something is not there the reply ends early, with an error.
+func join(ctx context.Context, s *session, rev string) error {
+	p, err := s.opened(ctx)
+	if err != nil {
+		return err
+	}
+	j := joiner{ctx: ctx, s: s, p: p}
+	id, err := s.revision(ctx, rev)
+	if err == nil {
+		err = j.top(id)
+	}
+	if err == nil {
+		err = j.flush()
+	}
+	if err != nil && !gone(err) {
+		return err
+	}
+	s.putUint32(0)
+	if err != nil {
+		return replyError{err}
+	}
+	return nil
+}
+
+// joiner walks over trees and sends blobs.
+type joiner struct {
+	ctx   context.Context
+	s     *session
+	p     *repo.Packs
+	trees []repo.TreeScanner // those that are being read, the innermost last
+	ids   []pack.ID          // of blobs to be sent
+}
+
+// top begins at an object of any type.
+func (j *joiner) top(id pack.ID) error {
+	r := revisions{ctx: j.ctx, p: j.p, rev: id.String()}
+	id, err := r.peel(id, "")
+	if err != nil {
+		return err
+	}
+	kind := pack.Blob
+	err = r.get(id, func(t pack.Type, body []byte) error {
+		kind = t
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case kind == pack.Blob:
+		j.ids = append(j.ids, id)
+		return nil
+	}
+	if id, err = r.peel(id, "tree"); err != nil {
+		return err
+	}
+	return j.walk(id)
+}
+
+// walk goes down into a tree.
+func (j *joiner) walk(id pack.ID) error {
+	if err := j.enter(id); err != nil {
+		return err
+	}
+	for len(j.trees) > 0 {
+		t := &j.trees[len(j.trees)-1]
+		if !t.Next() {
+			if err := t.Err(); err != nil {
+				return err
+			}
+			j.trees = j.trees[:len(j.trees)-1]
+			continue
+		}
+		switch {
+		case t.Mode == repo.ModeDir:
+			if err := j.enter(t.ID); err != nil {
+				return err
+			}
+		case t.Mode == repo.ModeFile, t.Mode == repo.ModeSymlink, t.Mode&0o170000 == 0o100000:
+			if j.ids = append(j.ids, t.ID); len(j.ids) == blobsAtOnce {
+				if err := j.flush(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (j *joiner) enter(id pack.ID) error {
+	return j.p.Get(j.ctx, []pack.ID{id}, func(_ int, t pack.Type, body []byte) error {
+		if t != pack.Tree {
+			return &pack.CorruptError{File: "object " + id.String(), Off: -1, Reason: fmt.Sprintf("is a %v and not a tree", t)}
+		}
+		j.trees = append(j.trees, repo.NewTreeScanner(bytes.Clone(body)))
+		return nil
+	})
+}
+
+// flush sends the blobs that were found.
+func (j *joiner) flush() error {
+	bodies := make([][]byte, len(j.ids))
+	large := make([]bool, len(j.ids))
+	err := j.p.Get(j.ctx, j.ids, func(i int, t pack.Type, body []byte) error {
+		if t != pack.Blob {
+			return &pack.CorruptError{File: "object " + j.ids[i].String(), Off: -1, Reason: fmt.Sprintf("is a %v and not a blob", t)}
+		}
+		if large[i] = len(body) > blobKept; !large[i] {
+			bodies[i] = bytes.Clone(body)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, id := range j.ids {
+		if !large[i] {
+			err = j.send(bodies[i])
+		} else {
+			err = j.p.Get(j.ctx, []pack.ID{id}, func(_ int, _ pack.Type, body []byte) error { return j.send(body) })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	j.ids = j.ids[:0]
+	return nil
+}
+
+// send sends a blob. An empty one would look like the end.
+func (j *joiner) send(body []byte) error {
+	if len(body) == 0 {
+		return nil
+	}
+	j.s.putUint32(uint32(len(body)))
+	_, err := j.s.out.Write(body)
+	return err
+}
+
+// catBatch sends objects as they are. All that is asked for is read first, because a
+// client may not read before it has asked.
+func catBatch(ctx context.Context, s *session, _ string) error {
+	revs, err := s.readLines()
+	if err != nil {
+		return err
+	}
+	p, err := s.opened(ctx)
+	if err != nil {
+		return err
+	}
+	for _, rev := range revs {
+		id, err := s.revision(ctx, rev)
+		if err == nil {
+			err = p.Get(ctx, []pack.ID{id}, func(_ int, t pack.Type, body []byte) error {
+				fmt.Fprintf(s.out, "%v %v %d\n", id, t, len(body))
+				_, err := s.out.Write(body)
+				return err
+			})
+		}
+		if gone(err) {
+			_, err = s.out.WriteString("missing\n")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
