@@ -99,9 +99,11 @@ func (p *Packs) refreshIfEnded() error {
 	return nil
 }
 
-// cutRange returns how many of the sorted objects one read of up to limit bytes
-// should fetch.
-func cutRange(want []wanted, limit int64) int {
+// cutRange returns how many of the sorted objects one read should fetch.
+func cutRange(want []wanted) int { return cutTo(want, rangeLimit) }
+
+// cutTo is cutRange for reads of up to limit bytes.
+func cutTo(want []wanted, limit int64) int {
 	n := 1
 	for n < len(want) && want[n].follows(want[n-1]) && want[n].off-want[0].off <= limit {
 		n++
@@ -133,14 +135,14 @@ func (p *Packs) getRanges(ctx context.Context, ids []pack.ID, want []wanted, fn 
 	}
 	workers := runtime.GOMAXPROCS(0)
 	limit := limitFor(want, workers)
-	if cutRange(want, limit) == len(want) {
+	if cutTo(want, limit) == len(want) {
 		return p.getRange(ctx, ids, want, fn)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var ends []int
 	for at := 0; at < len(want); {
-		at += cutRange(want[at:], limit)
+		at += cutTo(want[at:], limit)
 		ends = append(ends, at)
 	}
 	var next atomic.Int64

@@ -317,7 +317,7 @@ func (run *EntryRun) fetch(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n := cutRange(want, rangeLimit)
+		n := cutRange(want)
 		last := &run.found[want[n-1].i]
 		start, file := want[0].off, want[0].file
 		buf, err := file.pack.Range(r.buf, start, int(last.off+last.n-start))
