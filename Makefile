@@ -7,7 +7,7 @@ FUZZTIME ?= 20s
 SWEEP    ?= 1h
 TOOLS   := $(CURDIR)/bin/tools
 
-.PHONY: help build install test race lint fuzz bench compare sweep check vuln man clean
+.PHONY: help build install servers test race lint fuzz bench compare sweep check vuln man clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,13 @@ $(TOOLS)/stamp: internal/tools/go.mod
 	mkdir -p $(TOOLS)
 	cd internal/tools && GOBIN=$(TOOLS) $(GO) install tool
 	touch $@
+
+# The S3 server that tests of mirrors talk to; without it they are skipped.
+$(TOOLS)/versitygw:
+	mkdir -p $(TOOLS)
+	cd /tmp && GOBIN=$(TOOLS) $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+servers: $(TOOLS)/versitygw ## build the servers that tests run against
 
 lint: $(TOOLS)/stamp ## gofmt, vet, staticcheck, golangci-lint, dead code
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
@@ -62,7 +69,7 @@ man: build ## man pages and shell completions to bin/share
 	mkdir -p bin/share/completion
 	for s in bash zsh fish; do bin/kedge completion $$s > bin/share/completion/kedge.$$s; done
 
-check: lint test race ## everything that must be green before a change lands
+check: lint servers test race ## everything that must be green before a change lands
 
 clean: ## remove what was built
 	rm -rf bin

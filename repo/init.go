@@ -75,17 +75,8 @@ func InitDir(ctx context.Context, dir string, o InitOptions) (Config, error) {
 	}
 	d := NewDir(o.FS, at)
 	d.patience = patience(o.Wait)
-	for _, name := range append([]string{"."}, initDirs[:]...) {
-		if err := firstErr(ctx.Err(), o.FS.MkdirAll(d.name(name), modeDir)); err != nil {
-			return Config{}, err
-		}
-	}
-	// Directories that an interrupted init made may not be durable yet.
-	for _, name := range []string{"..", ".", "objects", "refs", "kedge"} {
-		err := firstErr(ctx.Err(), o.FS.SyncDir(d.name(name)))
-		if err != nil && !(name == ".." && errors.Is(err, fs.ErrPermission)) {
-			return Config{}, err
-		}
+	if err := d.makeDirs(ctx); err != nil {
+		return Config{}, err
 	}
 	if err := d.addFile("HEAD", []byte("ref: refs/heads/main\n")); err != nil {
 		return Config{}, err
@@ -119,6 +110,23 @@ func InitDir(ctx context.Context, dir string, o InitOptions) (Config, error) {
 		return Config{}, err
 	}
 	return ParseConfig(text)
+}
+
+// makeDirs makes the directories of a repository, and makes sure that they are durable: those
+// that an interrupted init made may not be yet.
+func (d *Dir) makeDirs(ctx context.Context) error {
+	for _, name := range append([]string{"."}, initDirs[:]...) {
+		if err := firstErr(ctx.Err(), d.fs.MkdirAll(d.name(name), modeDir)); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"..", ".", "objects", "refs", "kedge"} {
+		err := firstErr(ctx.Err(), d.fs.SyncDir(d.name(name)))
+		if err != nil && !(name == ".." && errors.Is(err, fs.ErrPermission)) {
+			return err
+		}
+	}
+	return nil
 }
 
 // chunker returns the name of the chunker of a new repository. A repository is

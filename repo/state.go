@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/kedgebackup/kedge/internal/fsx"
 )
 
 // State is what changes in a repository. Files of a Store are written once; these are
@@ -62,6 +64,74 @@ func (d *Dir) readState(ctx context.Context) (s State, err error) {
 	}
 	s.Refs, err = d.refs(ctx, "refs/")
 	return s, err
+}
+
+// NewMirrorDir makes the directories of a repository that is to become a copy of another
+// one. It is no repository until SetState gives it a config.
+func NewMirrorDir(ctx context.Context, fsys *fsx.FS, dir string) (*Dir, error) {
+	at, err := gitDir(fsys, dir)
+	if err != nil {
+		return nil, err
+	}
+	d := NewDir(fsys, at)
+	return d, d.makeDirs(ctx)
+}
+
+// SetState makes a directory stand where a state says. What its refs reach must be there
+// (I2). The order, under the lock of the refs:
+//
+//	receipts, packed-refs, remove loose refs, HEAD, kedge/closed, config (replace each)
+//
+// All refs are in packed-refs then. A crash in between leaves some refs as they were and some
+// as they are to be; the next SetState completes it.
+func (d *Dir) SetState(ctx context.Context, s State) error {
+	packed := []byte("# pack-refs with: sorted\n")
+	for _, r := range s.Refs {
+		packed = append(append(append(r.ID.AppendHex(packed), ' '), r.Name...), '\n')
+	}
+	if _, err := d.fs.Lstat(d.name(filePackedRefs)); errors.Is(err, fs.ErrNotExist) {
+		if err := d.fs.Replace(d.name(filePackedRefs), nil, modeState); err != nil {
+			return err
+		}
+	}
+	return d.withRefLock(ctx, func(l *refLock) error {
+		if err := d.replace(fileReceipts, s.Receipts); err != nil {
+			return err
+		}
+		err := l.rewrite(ctx, filePackedRefs, func([]byte) ([]byte, error) { return packed, nil }, nil)
+		if err == nil {
+			err = l.dropLoose(ctx)
+		}
+		head := s.Head
+		if head == "" {
+			head = "refs/heads/main"
+		}
+		return firstErr(err, d.replace("HEAD", []byte("ref: "+head+"\n")), d.replace(fileClosed, s.Closed),
+			d.replace(fileConfig, s.Config))
+	})
+}
+
+// replace gives a file other content, if it has other content.
+func (d *Dir) replace(name string, data []byte) error {
+	old, err := d.fs.ReadFile(d.name(name), maxReceipts)
+	if err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	return d.fs.Replace(d.name(name), data, modeState)
+}
+
+// dropLoose removes the loose refs, each with its NAME.lock held.
+func (l *refLock) dropLoose(ctx context.Context) error {
+	return l.d.walkRefs(ctx, "refs", "", func(name string) error {
+		if CheckRefName(name) != nil {
+			return nil
+		}
+		if err := l.hold(name); err != nil {
+			return err
+		}
+		err := l.d.fs.Remove(l.d.name(name))
+		return firstErr(err, l.release(name), l.d.fs.SyncDir(parentOf(l.d.name(name))))
+	})
 }
 
 // ParsePackedRefs reads a packed-refs file.

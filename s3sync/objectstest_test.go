@@ -144,7 +144,7 @@ func startGateway(t testing.TB) s3sync.S3Options {
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(exe); err != nil {
-			t.Skip("needs versitygw (make s3-tools)")
+			t.Skip("needs versitygw (make servers)")
 		}
 	}
 	dir := t.TempDir()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -23,23 +22,28 @@ With --root every repository below ROOT is mirrored to the PREFIX with its name 
 without, the repository of this run is mirrored to the PREFIX itself. A mirror can be read
 like any repository, with -r s3://BUCKET/PREFIX/REPO and no download first.
 
+With --pull it is the other way round: the newest generations are brought back, each file
+compared with the checksum in its manifest. Run again it fetches only what is new.
+
 Credentials come from the environment, from the files that AWS tools share, or from the
 role of the instance. The key needs to put, get and list.`
 
 const mirrorExample = `  kedge mirror --root /srv/backup s3://bucket/backup
   kedge ls -r s3://bucket/backup/build etc/latest/
   kedge restore -r s3://bucket/backup/build -C /tmp/x etc/latest/etc
+  kedge mirror --pull --root /srv/backup s3://bucket/backup
   kedge mirror --dir /srv/backup/build --endpoint https://s3.example.org s3://bucket/build`
 
 func (a *app) mirrorCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "mirror [--root ROOT] s3://BUCKET/PREFIX",
+		Use:     "mirror [--pull] [--root ROOT] s3://BUCKET/PREFIX",
 		Short:   "copy repositories to an object store",
 		Long:    mirrorHelp,
 		Example: mirrorExample,
 		Args:    cobra.ExactArgs(1),
 	}
 	root := cmd.Flags().String("root", "", "mirror every repository in the directory `ROOT`")
+	pull := cmd.Flags().Bool("pull", false, "bring back what was mirrored")
 	workers := cmd.Flags().Int("parallel", 4, "send `N` files at once")
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		at, err := parseBucket(args[0])
@@ -55,6 +59,13 @@ func (a *app) mirrorCommand() *cobra.Command {
 		s, err := a.objects(at)
 		if err != nil {
 			return err
+		}
+		if *pull {
+			jobs, err := a.pullJobs(ctx, s, *root, at)
+			if err != nil {
+				return err
+			}
+			return a.pull(ctx, s, jobs, *workers)
 		}
 		jobs, err := a.mirrorJobs(*root, at)
 		if err != nil {
@@ -104,35 +115,117 @@ func (a *app) mirror(ctx context.Context, s s3sync.Objects, jobs []mirrorJob, wo
 	if err := a.doc.begin(a, "mirror"); err != nil {
 		return err
 	}
-	var first error
-	failed := 0
-	for _, j := range jobs {
+	return a.each(ctx, jobs, func(j mirrorJob) error {
 		start := a.now()
 		b := &s3sync.Bucket{Objects: s, Prefix: j.to.prefix}
 		r, err := b.Mirror(ctx, s3sync.MirrorOptions{
 			FS: a.FS, Dir: j.dir, Workers: workers, Now: a.now, Progress: a.mirrorProgress,
 		})
 		a.ui.done()
+		if err != nil {
+			return fmt.Errorf("%s to %s: %w", quote(j.dir), escape(j.to.String()), err)
+		}
+		return a.mirrored(j, r, a.now().Sub(start))
+	})
+}
+
+// each does jobs one after the other. What fails is named, and the exit code is that of the
+// first failure.
+func (a *app) each(ctx context.Context, jobs []mirrorJob, do func(j mirrorJob) error) error {
+	var first error
+	failed := 0
+	for _, j := range jobs {
+		err := do(j)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err != nil {
-			err = fmt.Errorf("%s to %s: %w", quote(j.dir), escape(j.to.String()), err)
-			if failed++; first == nil {
-				first = err
-			} else {
-				a.ui.line("error: %v", err)
-			}
+		if err == nil {
 			continue
 		}
-		if err := a.mirrored(j, r, a.now().Sub(start)); err != nil {
-			return err
+		if failed++; first == nil {
+			first = err
+		} else {
+			a.ui.line("error: %s", escapeText(err.Error()))
 		}
 	}
 	if failed > 1 {
-		return errors.Join(first, fmt.Errorf("%d of %d repositories were not mirrored", failed, len(jobs)))
+		return fmt.Errorf("%d of %d repositories failed: %w", failed, len(jobs), first)
 	}
 	return first
+}
+
+// pullJobs lists what is to be brought back.
+func (a *app) pullJobs(ctx context.Context, s s3sync.Objects, root string, at bucketAt) ([]mirrorJob, error) {
+	if root == "" {
+		dir, err := a.home()
+		return []mirrorJob{{dir, at}}, err
+	}
+	names, err := s3sync.Names(ctx, s, at.prefix)
+	if err == nil && len(names) == 0 {
+		err = &repo.NotFoundError{What: "repository", Name: at.String()}
+	}
+	var jobs []mirrorJob
+	for _, name := range names {
+		if name != filepath.Base(name) || name == "." || name == ".." {
+			return nil, fmt.Errorf("%s: a repository is called %s", escape(at.String()), quote(name))
+		}
+		jobs = append(jobs, mirrorJob{filepath.Join(root, name), bucketAt{at.bucket, at.prefix + name + "/"}})
+	}
+	return jobs, err
+}
+
+// pull brings repositories back.
+func (a *app) pull(ctx context.Context, s s3sync.Objects, jobs []mirrorJob, workers int) error {
+	if err := a.doc.begin(a, "mirror"); err != nil {
+		return err
+	}
+	return a.each(ctx, jobs, func(j mirrorJob) error {
+		start := a.now()
+		b := &s3sync.Bucket{Objects: s, Prefix: j.to.prefix}
+		g, err := b.Latest(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", escape(j.to.String()), err)
+		}
+		for _, err := range g.Passed {
+			a.ui.line("warning: %s: %s", escape(j.to.String()), escapeText(err.Error()))
+		}
+		r, err := b.Pull(ctx, g, s3sync.PullOptions{FS: a.FS, Dir: j.dir, Workers: workers, Progress: a.pullProgress})
+		a.ui.done()
+		if err != nil {
+			return fmt.Errorf("%s to %s: %w", escape(j.to.String()), quote(j.dir), err)
+		}
+		return a.pulled(j, r, a.now().Sub(start))
+	})
+}
+
+// pulled tells what became of a job.
+func (a *app) pulled(j mirrorJob, r s3sync.PullResult, took time.Duration) error {
+	if a.common.json {
+		return a.doc.entry(a, pullResult{
+			Repository: nameJSON(j.dir), Mirror: j.to.String(), Generation: r.Generation, Files: r.Files,
+			FilesGot: r.Got, BytesGot: r.GotBytes, Seconds: took.Round(time.Millisecond).Seconds(),
+		})
+	}
+	a.ui.note("%s: generation %d, %s got in %s, %s", quote(j.dir), r.Generation,
+		formatSize(r.GotBytes), plural(int64(r.Got), "file"), formatSeconds(took))
+	return nil
+}
+
+// pullResult is a repository that was brought back, in JSON.
+type pullResult struct {
+	Repository jsonName `json:"repository"`
+	Mirror     string   `json:"mirror"`
+	Generation uint64   `json:"generation"`
+	Files      int      `json:"files"`
+	FilesGot   int      `json:"files_got"`
+	BytesGot   int64    `json:"bytes_got"`
+	Seconds    float64  `json:"seconds"`
+}
+
+func (a *app) pullProgress(r s3sync.PullResult) {
+	a.ui.progress(func() string {
+		return fmt.Sprintf("fetching: %s in %s", formatSize(r.GotBytes), plural(int64(r.Got), "file"))
+	})
 }
 
 // mirrored tells what became of a job.
