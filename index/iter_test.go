@@ -48,6 +48,39 @@ func TestRecordsBelow(t *testing.T) {
 	}
 }
 
+func TestTops(t *testing.T) {
+	f, recs := manyRecords(t, 5)
+	r := rand.New(rand.NewPCG(6, 15))
+	several := 0
+	for range 300 {
+		root := randomPath(r)
+		var want, got []Record
+		for i, rec := range recs {
+			above := func(o Record) bool { return o.Path != rec.Path && Within(rec.Path, o.Path) && Within(o.Path, root) }
+			if Within(rec.Path, root) && !slices.ContainsFunc(recs[i:], above) {
+				want = append(want, rec)
+			}
+		}
+		err := f.Tops(root, func(r *Record, ordinal uint64) error {
+			if ordinal != uint64(slices.IndexFunc(recs, func(o Record) bool { return o.Path == r.Path })) {
+				t.Errorf("%s has ordinal %d", r.Path, ordinal)
+			}
+			got = append(got, r.Clone())
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		equalRecords(t, got, want)
+		if len(want) > 1 {
+			several++
+		}
+	}
+	if several < 5 {
+		t.Errorf("only %d roots had more than one record on top", several)
+	}
+}
+
 func TestLookup(t *testing.T) {
 	f, recs := manyRecords(t, 3)
 	r := rand.New(rand.NewPCG(4, 15))

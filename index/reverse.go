@@ -77,6 +77,28 @@ func bupName(rec *Record) string {
 	return rec.Path
 }
 
+// Tops calls fn for the records at and below root that lie below no other of
+// them, in order: for root itself, if there is a record of it, else for the paths
+// below it that were walked. The record is valid until fn returns.
+func (f *File) Tops(root string, fn func(r *Record, ordinal uint64) error) error {
+	it := f.Reverse(root)
+	if it.err != nil || len(it.dirs) == 0 {
+		return it.err
+	}
+	ordinals := it.dirs[0].children
+	slices.Sort(ordinals) // they are in bup's order
+	for _, ord := range ordinals {
+		rec := it.record(ord)
+		if rec == nil {
+			return it.err
+		}
+		if err := fn(rec, ord); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Next advances to the next record. It returns false at the end, or if
 // something is wrong: see Err.
 func (it *ReverseIter) Next() bool {

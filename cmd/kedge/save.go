@@ -21,7 +21,8 @@ import (
 const saveHelp = `Save stores what the index knows below each PATH, and the output of any number of
 commands, as one save of the name NAME. Only what the index says has changed is
 read. What could not be read is named and left out, the rest is saved, and the exit
-code is 3. If the save fails, NAME stays where it was.
+code is 3. If the save fails, NAME stays where it was. A PATH need not have been
+indexed itself: 'save /' is all that the index knows.
 
 A save is a commit on the branch NAME. With -t or -c its tree or commit id is printed;
 with one of them and without -n no branch is moved.
@@ -249,16 +250,21 @@ func (a *app) save(ctx context.Context, r repo.Repo, o save.Options, indexFile s
 // named before.
 var errNothing = errors.New("no path could be read: nothing is saved")
 
-// indexed returns those roots that are in the index. With all, one that is not
-// is an error, because nobody asks for a save of half of what he named.
+// indexed returns those roots of which the index knows something: them, or what is
+// below them. With all, one of which it knows nothing is an error, because nobody
+// asks for a save of half of what he named.
 func indexed(ix *index.File, roots []string, all bool) (found []string, err error) {
 	var missing error
 	for _, root := range roots {
-		rec, _, ok, err := ix.Lookup(root)
+		known := false
+		err := ix.Tops(root, func(r *index.Record, _ uint64) error {
+			known = known || r.Flags&index.Exists != 0
+			return nil
+		})
 		switch {
 		case err != nil:
 			return nil, err
-		case ok && rec.Flags&index.Exists != 0:
+		case known:
 			found = append(found, root)
 		case missing == nil:
 			missing = withHint(&save.NotIndexedError{Path: root}, "'index PATH' notes what is there; 'backup PATH' does that and saves")

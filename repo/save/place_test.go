@@ -66,6 +66,59 @@ func TestGraftInside(t *testing.T) {
 	}
 }
 
+// A root of which the index has only parts is these parts, where they would stand,
+// and what leads to them carries the metadata it has. Saved again with nothing
+// changed nothing is read, and the parts of an index that are gone are left out.
+func TestUnindexedRoot(t *testing.T) {
+	b := newBench(t, "rabin:13")
+	b.write("a/b/file", []byte("b"))
+	b.write("a/c/d/file", []byte("d"))
+	b.write("a/other", []byte("not indexed"))
+	b.write("e", []byte("e"))
+	b.write("gone/file", []byte("gone"))
+	must(t, os.Chmod(b.src+"/a", 0o751))
+	age()
+	b.update(b.src+"/a/b", b.src+"/a/c/d", b.src+"/e", b.src+"/gone")
+	must(t, os.RemoveAll(b.src+"/gone"))
+	b.update(b.src+"/e", b.src+"/gone")
+	want := []string{".", "a", "a/b", "a/b/file", "a/c", "a/c/d", "a/c/d/file", "e"}
+	for i, roots := range [][]string{{"/"}, {b.src}, {b.src + "/a", b.src}, {b.src + "/a/b", b.src}} {
+		o := b.options()
+		o.Roots = roots
+		res := b.save(o)
+		got := part(b.tree(res.Tree), b.src)
+		if !slices.Equal(names(got), want) || got["a"].meta.Mode != 0o040751 {
+			t.Errorf("%q: saved %q, a is %o", roots, names(got), got["a"].meta.Mode)
+		}
+		if i > 0 && res.FilesRead > 0 {
+			t.Errorf("%q: %d files were read", roots, res.FilesRead)
+		}
+	}
+	for _, c := range []struct {
+		o    Options
+		want []string
+	}{
+		{Options{Roots: []string{b.src}, Strip: true}, want},
+		{Options{Roots: []string{b.src + "/a"}, Strip: true}, []string{".", "b", "b/file", "c", "c/d", "c/d/file"}},
+		{Options{Roots: []string{"/"}, StripPath: b.src}, want},
+		{Options{Roots: []string{b.src + "/a"}, Graft: [][2]string{{b.src + "/a", "/x"}}}, []string{".", "x", "x/b", "x/b/file", "x/c", "x/c/d", "x/c/d/file"}},
+	} {
+		o := b.options()
+		o.Roots, o.Strip, o.StripPath, o.Graft = c.o.Roots, c.o.Strip, c.o.StripPath, c.o.Graft
+		if got := names(b.tree(b.save(o).Tree)); !slices.Equal(got, c.want) {
+			t.Errorf("%+v: saved %q", c.o, got)
+		}
+	}
+	for _, root := range []string{b.src + "/gone", b.src + "/a/other", b.src + "/a/b/nope", b.src + "/e/x"} {
+		o := b.options()
+		o.Roots = []string{"/", root}
+		var unknown *NotIndexedError
+		if _, err := b.try(o); !errors.As(err, &unknown) || unknown.Path != root {
+			t.Errorf("%s: %v", root, err)
+		}
+	}
+}
+
 // A source that goes to "/" may meet one that goes below it.
 func TestStripMeets(t *testing.T) {
 	b := newBench(t, "rabin:13")

@@ -3,6 +3,7 @@ package save
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -24,7 +25,7 @@ type plan struct {
 	roots   []*source // not inside one another, in index order
 	cuts    []*source // inside a root, longest src first
 	streams []Stream
-	records map[string]*rootRecord // of the paths that were given
+	records map[string]*rootRecord // of the paths that were given, or of what is known below them
 	real    map[string]string      // directory of the saved tree → the directory whose metadata it carries; "": several would
 }
 
@@ -46,36 +47,58 @@ func (o *Options) lookup(path string) (*rootRecord, error) {
 	return &rootRecord{rec, ord}, nil
 }
 
+// tops finds the topmost records at and below a path that exist.
+type tops func(path string) ([]*rootRecord, error)
+
+// tops looks into the index.
+func (o *Options) tops(path string) (list []*rootRecord, err error) {
+	if o.Index == nil {
+		return nil, nil
+	}
+	err = o.Index.Tops(path, func(r *index.Record, ord uint64) error {
+		if r.Flags&index.Exists != 0 {
+			list = append(list, &rootRecord{r.Clone(), ord})
+		}
+		return nil
+	})
+	return list, err
+}
+
 // newPlan makes the plan. It reads the records of the paths that are named, and
 // refuses what cannot be saved before anything else is done.
-func newPlan(o *Options, find lookup) (*plan, error) {
+//
+// A path that was not indexed stands for all below it that was, as in bup: who
+// says "/" means everything, and need not know which parts the index has. The
+// rules for where things go are made of the paths as they were named.
+func newPlan(o *Options, find lookup, below tops) (*plan, error) {
 	if err := checkPaths(o); err != nil {
 		return nil, err
 	}
 	p := &plan{streams: o.Streams, records: map[string]*rootRecord{}, real: map[string]string{}}
 	for _, r := range o.Roots {
-		rec, err := find(r)
+		list, err := below(r)
 		if err != nil {
 			return nil, err
 		}
-		if rec == nil {
+		if len(list) == 0 {
 			return nil, &NotIndexedError{r}
 		}
-		p.records[r] = rec
+		for _, rec := range list {
+			p.records[rec.Path] = rec
+		}
 	}
-	maps, err := p.mappings(o, find)
+	rules, err := p.mappings(o, find)
 	if err != nil {
 		return nil, err
 	}
-	roots := slices.Clone(o.Roots)
-	slices.SortFunc(roots, index.Compare)
-	for _, r := range slices.Compact(roots) {
+	roots := slices.SortedFunc(maps.Keys(p.records), index.Compare)
+	for _, r := range roots {
 		for n := len(p.roots); n > 0 && index.Within(p.roots[n-1].src, r); n-- {
 			p.roots = p.roots[:n-1]
 		}
-		p.roots = append(p.roots, &source{src: r, dst: mapPath(maps, r)})
+		p.roots = append(p.roots, &source{src: r, dst: mapPath(rules, r)})
 	}
-	for _, m := range maps {
+	for _, m := range rules {
 		if r := p.root(m.src); r != nil && r.src != m.src {
 			p.cuts = append(p.cuts, &source{src: m.src, dst: m.dst})
 		}
@@ -83,7 +106,7 @@ func newPlan(o *Options, find lookup) (*plan, error) {
 	for _, s := range slices.Concat(p.roots, p.cuts) {
 		s.alone = !p.foreign(s, s.dst)
 		p.claim(s.dst, s.src)
-		p.claimParents(maps, s)
+		p.claimParents(rules, s)
 	}
 	return p, p.checkStreams(find)
 }
@@ -116,7 +139,7 @@ func checkPaths(o *Options) error {
 // mappings returns the rewriting rules, longest source first. A rule for a file
 // is none: nothing lies below it.
 func (p *plan) mappings(o *Options, find lookup) ([]mapping, error) {
-	var all, maps []mapping
+	var all, rules []mapping
 	switch {
 	case o.Strip:
 		for _, r := range o.Roots {
@@ -138,15 +161,15 @@ func (p *plan) mappings(o *Options, find lookup) ([]mapping, error) {
 			}
 		}
 		if rec == nil || isDir(rec.Stat.Mode) {
-			maps = append(maps, m)
+			rules = append(rules, m)
 		}
 	}
-	slices.SortStableFunc(maps, func(a, b mapping) int { return len(b.src) - len(a.src) })
-	return slices.CompactFunc(maps, func(a, b mapping) bool { return a.src == b.src }), nil
+	slices.SortStableFunc(rules, func(a, b mapping) int { return len(b.src) - len(a.src) })
+	return slices.CompactFunc(rules, func(a, b mapping) bool { return a.src == b.src }), nil
 }
 
-func mapPath(maps []mapping, p string) string {
-	for _, m := range maps {
+func mapPath(rules []mapping, p string) string {
+	for _, m := range rules {
 		if index.Within(p, m.src) {
 			return path.Join(m.dst, p[len(strings.TrimSuffix(m.src, "/")):])
 		}
@@ -157,11 +180,11 @@ func mapPath(maps []mapping, p string) string {
 // claimParents notes which directories above a source lend their metadata to the
 // directories above its place in the saved tree: those that the same rules
 // would move there.
-func (p *plan) claimParents(maps []mapping, s *source) {
+func (p *plan) claimParents(rules []mapping, s *source) {
 	src, dst := s.src, s.dst
 	for dst != "/" {
 		src, dst = path.Dir(src), path.Dir(dst)
-		if mapPath(maps, src) != dst {
+		if mapPath(rules, src) != dst {
 			return
 		}
 		p.claim(dst, src)

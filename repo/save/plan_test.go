@@ -17,6 +17,15 @@ func directories(path string) (*rootRecord, error) {
 	return &rootRecord{Record: index.Record{Path: path, Stat: fsx.Stat{Mode: 0o040755}, Flags: index.Exists}}, nil
 }
 
+// itself is what directories has of a path and below: the path.
+func itself(path string) ([]*rootRecord, error) {
+	rec, err := directories(path)
+	if rec == nil {
+		return nil, err
+	}
+	return []*rootRecord{rec}, nil
+}
+
 // Where paths of the index come to stand, and which of them may be marked.
 func TestPlanPlaces(t *testing.T) {
 	for _, c := range []struct {
@@ -78,7 +87,7 @@ func TestPlanPlaces(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, err := newPlan(&c.o, directories)
+			p, err := newPlan(&c.o, directories, itself)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -111,7 +120,7 @@ func TestPlanRefuses(t *testing.T) {
 		{Streams: []Stream{{Path: "/x"}, {Path: "/x"}}},
 		{Streams: []Stream{{Path: "/x\x00y"}}},
 	} {
-		if _, err := newPlan(&o, directories); err == nil {
+		if _, err := newPlan(&o, directories, itself); err == nil {
 			t.Errorf("%+v was accepted", o)
 		}
 	}

@@ -86,7 +86,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if r.plan, err = newPlan(o, o.lookup); err != nil {
+	if r.plan, err = newPlan(o, o.lookup, o.tops); err != nil {
 		return err
 	}
 	if o.Name != "" {

@@ -34,7 +34,7 @@ type Options struct {
 	FS    *fsx.FS
 	Index *index.File // opened exclusively; may be nil if only streams are saved
 	Name  string      // of the save: the ref is refs/heads/NAME; "" moves no ref (only -t/-c wanted)
-	Roots []string    // absolute paths in the index
+	Roots []string    // absolute paths; of one that is not in the index, all that is below it
 	// Strip, StripPath and Graft rewrite the paths at which sources appear in the
 	// saved tree; at most one of the three is used. They move directories: a path
 	// that is a file stays where it is.
@@ -91,7 +91,7 @@ type Result struct {
 	Elapsed                    time.Duration
 }
 
-// A NotIndexedError says that a path to be saved is not in the index.
+// A NotIndexedError says that of a path to be saved the index knows nothing.
 type NotIndexedError struct{ Path string }
 
 // Error names the path.
