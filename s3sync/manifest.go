@@ -38,6 +38,7 @@ type Manifest struct {
 	Refs  []repo.Ref
 
 	Signature []byte // armored SSHSIG; nil if it is not signed
+	Signer    string // SHA256:…, of the key of a signature that is right (Trust)
 }
 
 // File is a file of a generation.

@@ -44,6 +44,7 @@ func (a *app) mirrorCommand() *cobra.Command {
 	}
 	root := cmd.Flags().String("root", "", "mirror every repository in the directory `ROOT`")
 	pull := cmd.Flags().Bool("pull", false, "bring back what was mirrored")
+	key := cmd.Flags().String("mirror-key", "", "sign manifests with the key in `FILE`, made by the first run (default: ROOT/.kedge/state/mirror_key)")
 	workers := cmd.Flags().Int("parallel", 4, "send `N` files at once")
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		at, err := parseBucket(args[0])
@@ -71,8 +72,33 @@ func (a *app) mirrorCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.mirror(ctx, s, jobs, *workers)
+		if *key == "" {
+			*key = filepath.Join(jobs[0].dir, "kedge", "mirror_key")
+			if *root != "" {
+				*key = filepath.Join(*root, ".kedge", "state", "mirror_key")
+			}
+		}
+		sign, err := a.mirrorKey(*key)
+		if err != nil {
+			return err
+		}
+		return a.mirror(ctx, s, jobs, *workers, sign)
 	})
+}
+
+// mirrorKey returns what signs manifests.
+func (a *app) mirrorKey(file string) (func([]byte) ([]byte, error), error) {
+	if err := a.FS.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return nil, err
+	}
+	key, made, err := s3sync.MirrorKey(a.FS, file)
+	if err != nil {
+		return nil, err
+	}
+	if made {
+		a.ui.line("made %s, which signs the mirror; who reads it may trust: %s", quote(file), s3sync.PublicLine(key))
+	}
+	return func(text []byte) ([]byte, error) { return s3sync.Sign(key, text) }, nil
 }
 
 // mirrorJob is a repository and where it goes.
@@ -111,15 +137,18 @@ func (a *app) mirrorJobs(root string, at bucketAt) ([]mirrorJob, error) {
 
 // mirror does the jobs one after the other. One that fails does not keep the others from
 // being done.
-func (a *app) mirror(ctx context.Context, s s3sync.Objects, jobs []mirrorJob, workers int) error {
+func (a *app) mirror(ctx context.Context, s s3sync.Objects, jobs []mirrorJob, workers int, sign func([]byte) ([]byte, error)) error {
 	if err := a.doc.begin(a, "mirror"); err != nil {
 		return err
 	}
 	return a.each(ctx, jobs, func(j mirrorJob) error {
 		start := a.now()
-		b := &s3sync.Bucket{Objects: s, Prefix: j.to.prefix}
+		b, err := a.bucket(s, j.to)
+		if err != nil {
+			return err
+		}
 		r, err := b.Mirror(ctx, s3sync.MirrorOptions{
-			FS: a.FS, Dir: j.dir, Workers: workers, Now: a.now, Progress: a.mirrorProgress,
+			FS: a.FS, Dir: j.dir, Workers: workers, Now: a.now, Progress: a.mirrorProgress, Sign: sign,
 		})
 		a.ui.done()
 		if err != nil {
@@ -181,7 +210,10 @@ func (a *app) pull(ctx context.Context, s s3sync.Objects, jobs []mirrorJob, work
 	}
 	return a.each(ctx, jobs, func(j mirrorJob) error {
 		start := a.now()
-		b := &s3sync.Bucket{Objects: s, Prefix: j.to.prefix}
+		b, err := a.bucket(s, j.to)
+		if err != nil {
+			return err
+		}
 		g, err := b.Latest(ctx)
 		if err != nil {
 			return fmt.Errorf("%s: %w", escape(j.to.String()), err)

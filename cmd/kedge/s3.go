@@ -16,11 +16,13 @@ type store struct {
 	endpoint   string
 	region     string
 	generation uint64
+	trust      string
 }
 
 func (o *store) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.endpoint, "endpoint", o.endpoint, "s3:// is at `URL` (default: $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL, Amazon)")
 	f.StringVar(&o.region, "region", o.region, "s3:// is in this `REGION` (default: $AWS_REGION)")
+	f.StringVar(&o.trust, "trust", o.trust, "believe only manifests of a mirror that a key in `FILE` signed")
 	f.Uint64Var(&o.generation, "generation", o.generation, "read generation `N` of a mirror (default: the newest)")
 }
 
@@ -71,6 +73,28 @@ func (a *app) objects(at bucketAt) (s3sync.Objects, error) {
 	return &s3sync.Patient{Objects: s}, nil
 }
 
+// bucket returns the repository at an address, of which only manifests count that are
+// signed as the user wants it.
+func (a *app) bucket(s s3sync.Objects, at bucketAt) (*s3sync.Bucket, error) {
+	b := &s3sync.Bucket{Objects: s, Prefix: at.prefix, Check: s3sync.Trust()}
+	if a.common.store.trust == "" {
+		return b, nil
+	}
+	text, err := a.FS.ReadFile(a.common.store.trust, 1<<20)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := s3sync.ParseKeys(text)
+	if err == nil && len(keys) == 0 {
+		err = &repo.ConfigError{Reason: "there is no key in it"}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", quote(a.common.store.trust), err)
+	}
+	b.Check = s3sync.Trust(keys...)
+	return b, nil
+}
+
 // cacheBytes is how much of a mirror is kept in memory while it is read.
 const cacheBytes = 64 << 20
 
@@ -98,7 +122,10 @@ func (a *app) openMirrored(ctx context.Context, p place) (repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &s3sync.Bucket{Objects: s, Prefix: at.prefix}
+	b, err := a.bucket(s, at)
+	if err != nil {
+		return nil, err
+	}
 	var g *s3sync.Generation
 	if n := a.common.store.generation; n != 0 {
 		g, err = b.At(ctx, n)

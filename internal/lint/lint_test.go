@@ -93,7 +93,7 @@ var homes = map[string][]string{
 	"github.com/restic/chunker":     {"chunk"},
 	"github.com/spf13/cobra":        {"cmd/kedge"},
 	"github.com/spf13/pflag":        {"cmd/kedge"},
-	"golang.org/x/crypto":           {"remote", "remote/access", "remote/sshd"},
+	"golang.org/x/crypto":           {"remote", "remote/access", "remote/sshd", "s3sync"},
 	"golang.org/x/sys/unix":         {"internal/fsx", "index", "repo/meta"},
 	"golang.org/x/term":             {"cmd/kedge"},
 }
