@@ -20,8 +20,8 @@ import (
 // used for the longest time is written as far as it is filled.
 
 const (
-	slabSize = 256 << 10 // each begins at a multiple of it
-	maxSlabs = 128       // of one run, 32 MiB
+	slabSize = 128 << 10 // each begins at a multiple of it
+	maxSlabs = 256       // of one run, 32 MiB
 )
 
 // slabs holds the parts of chunked files that are being filled.
