@@ -28,7 +28,8 @@ type storer interface{ Store() repo.Store }
 type greeting struct {
 	conn     io.Closer
 	r        *bufio.Reader
-	w        io.Writer // no faster than Options.BytesPerSecond
+	heard    *counter  // below r
+	w        *throttle // no faster than Options.BytesPerSecond
 	commands []string  // that the server listed
 	// name is the server, as messages call it; lastWords the end of what it said on
 	// stderr, "" for nothing.
