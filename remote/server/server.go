@@ -109,7 +109,8 @@ func Serve(ctx context.Context, conn io.ReadWriter, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	line := newLimited(conn)
-	defer context.AfterFunc(ctx, line.cut)()
+	uncut := context.AfterFunc(ctx, line.cut)
+	defer uncut()
 	s := &session{
 		o: o, grant: o.Grant, rights: o.Grant.Rights(), conn: line,
 		in: bufio.NewReaderSize(line, 64<<10), out: bufio.NewWriterSize(line, 64<<10),
@@ -122,6 +123,7 @@ func Serve(ctx context.Context, conn io.ReadWriter, o Options) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
+	uncut() // the line is the caller's again, for what it has to say at the end
 	cancel()
 	if e := s.close(); err == nil {
 		err = e
