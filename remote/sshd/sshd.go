@@ -1,10 +1,52 @@
 // Package sshd is an SSH server that can do nothing but serve repositories: no shell, no
 // system users, no files. It obeys the same authorized_keys lines as OpenSSH.
+//
+// # Who is let in
+//
+// A client proves an SSH key, by nothing else. The name of the user that it gives means
+// nothing. The line of the key in authorized_keys, which is read anew for each
+// connection, says which repository the key is for and in what role; see package access.
+// The line travels from the proof to the session inside ssh.Permissions and nowhere else:
+// a client that offers one key and proves another gets the rights of the one it proved.
+//
+// # What a client may do
+//
+// A connection may open one channel of the type "session" and on it run one command,
+// by an exec request whose text access.ParseRequest knows. Everything else is answered
+// with a refusal: other channels, a second one, shell, pty-req, subsystem, env, forwarding
+// of agents, X11, ports and sockets, and all global requests. A connection in which more
+// than 1,000 of these are sent, or 100 channels opened, is cut.
+//
+// # Limits
+//
+//	10 s    from the connection to the proof of a key
+//	3       keys that fail
+//	64      connections without proof, 16 of one address (an IPv6 network of 64 bits
+//	        counts as one); the oldest makes room for the next
+//	20 s    from the proof to the command
+//	128     sessions, 8 of one key
+//	45 s    without a byte, though a keepalive is sent each 15 s
+//	60 s    for the kernel to take what is written
+//	5 min   for a client to read or write what git waits for; server.Limits for the rest
+//	2 MiB   of a channel are read ahead
+//
+// A client that stalls can fill neither the table of connections without proof nor
+// another's: what stalls is the oldest. Rights, limits and refusals go to the log, one
+// line each, with all that a client may have chosen escaped.
 package sshd
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/remote/server"
@@ -14,11 +56,14 @@ import (
 type Options struct {
 	FS             *fsx.FS
 	Root           string // directory of the repositories
-	HostKey        string // file of a private key
-	AuthorizedKeys string // file, read anew for every connection
+	HostKey        string // file of a private key; it is made if it is not there
+	AuthorizedKeys string // file, read anew for every connection; nobody gets in while it is not there
 	Limits         Limits
 	Session        server.Limits
-	Log            func(format string, args ...any)
+	Grace          time.Duration // for sessions to end when the server stops: 30 s
+	// Log is told what an operator should know, a line each; it may be called by several
+	// goroutines at once.
+	Log func(format string, args ...any)
 }
 
 // Limits bound what clients can cost together. A zero field means the default.
@@ -28,13 +73,151 @@ type Limits struct {
 	Handshakes int // connections that have not proved a key: 64, and 16 from one address
 }
 
+// limits of time, which tests make shorter.
+type times struct {
+	handshake time.Duration // from the connection to the proof of a key
+	command   time.Duration // from there to the command
+	alive     time.Duration // between two keepalives
+	dead      time.Duration // without a byte
+	write     time.Duration // for the kernel to take what is written
+	stall     time.Duration // for a client to read or write what git waits for
+	part      time.Duration // for a client to go after its command has ended
+}
+
+func usualTimes() times {
+	return times{
+		handshake: 10 * time.Second, command: 20 * time.Second, alive: 15 * time.Second, dead: 45 * time.Second,
+		write: time.Minute, stall: 5 * time.Minute, part: 2 * time.Second,
+	}
+}
+
+const (
+	maxTries    = 3
+	maxRefused  = 1000
+	maxChannels = 100
+	perAddress  = 16
+)
+
 // Server is an SSH server.
-type Server struct{}
+type Server struct {
+	o       Options
+	times   times
+	signer  ssh.Signer
+	keys    keyFile
+	waiting lobby
+	tables  tables
+	large   chan struct{} // server.Options.Large
+}
 
 // New returns a Server; it reads the host key and checks authorized_keys once, so that a
-// mistake in it is told at the start.
-func New(o Options) (*Server, error) { panic("stub") }
+// mistake in it is told at the start. Lines that are wrong go to the log.
+func New(o Options) (*Server, error) {
+	if o.FS == nil {
+		o.FS = new(fsx.FS)
+	}
+	if o.Log == nil {
+		o.Log = func(string, ...any) {}
+	}
+	for _, d := range []struct {
+		field *int
+		value int
+	}{{&o.Limits.Total, 128}, {&o.Limits.PerKey, 8}, {&o.Limits.Handshakes, 64}} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	if o.Grace <= 0 {
+		o.Grace = 30 * time.Second
+	}
+	signer, err := hostKey(o.FS, o.HostKey)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		o: o, times: usualTimes(), signer: signer,
+		keys:    keyFile{fs: o.FS, name: o.AuthorizedKeys},
+		waiting: lobby{most: o.Limits.Handshakes},
+		tables:  tables{most: o.Limits.Total, perKey: o.Limits.PerKey, of: map[string]int{}},
+		large:   make(chan struct{}, 1),
+	}
+	if _, err := s.keys.read(s.log); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// HostKey returns the type and the Base64 of the public key by which clients know the
+// server, as known_hosts has it.
+func (s *Server) HostKey() string {
+	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(s.signer.PublicKey())), "\n")
+}
+
+// Fingerprint returns the name of that key which people compare.
+func (s *Server) Fingerprint() string { return ssh.FingerprintSHA256(s.signer.PublicKey()) }
+
+// log writes one line: whatever a client has put into it, no more than one, and nothing
+// that a terminal would obey.
+func (s *Server) log(format string, args ...any) {
+	const most = 1000
+	line := fmt.Sprintf(format, args...)
+	if len(line) > most {
+		line = line[:most] + "..."
+	}
+	var b strings.Builder
+	for _, r := range line {
+		if strconv.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			q := strconv.QuoteRuneToASCII(r)
+			b.WriteString(q[1 : len(q)-1])
+		}
+	}
+	s.o.Log("%s", b.String())
+}
 
 // Serve accepts connections until ctx ends, then waits for those that are open; it cuts
-// them when grace is over.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error { panic("stub") }
+// them when grace is over. It returns nil if ctx ended, and else why the listener did.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	sessions, cut := context.WithCancel(context.WithoutCancel(ctx))
+	var open sync.WaitGroup
+	defer func() {
+		s.waiting.empty()
+		grace := time.AfterFunc(s.o.Grace, cut)
+		open.Wait()
+		grace.Stop()
+		cut()
+	}()
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	for pause := time.Duration(0); ; {
+		c, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = c.Close()
+			}
+			return nil
+		case err != nil && !passing(err):
+			return err
+		case err != nil:
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.log("accept: %v; next try in %v", err, pause)
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+		default:
+			pause = 0
+			open.Go(func() { s.serve(ctx, sessions, c) })
+		}
+	}
+}
+
+// passing reports whether a listener that failed so may work again in a moment.
+func passing(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
