@@ -37,6 +37,9 @@ type NotFoundError struct {
 	What string   // "repository", "name", "save", "path"
 	Name string   // what was asked for
 	Near []string // names that look like it
+	// Front is what Name and all of Near begin with, if it is no name itself, only
+	// the front of names: "a" where there are "a/b" and "a/c". Else it is empty.
+	Front string
 }
 
 // Error says what is wrong.

@@ -8,6 +8,7 @@ import (
 // The bounds of the search for names that look like another.
 const (
 	maxNear       = 3      // names suggested
+	maxBelow      = 10     // names that begin with what was asked for
 	maxNearLength = 255    // of a name that is compared
 	maxNearNames  = 20_000 // that are compared
 )
@@ -60,6 +61,17 @@ func nearest(want string, all func(yield func(string) bool)) []string {
 		out[i] = best[i].name
 	}
 	return out
+}
+
+// below returns names that go on with a slash where front ends, the first few.
+func below(front string, all func(yield func(string) bool)) (names []string) {
+	all(func(name string) bool {
+		if strings.HasPrefix(name, front+"/") {
+			names = append(names, name)
+		}
+		return len(names) < maxBelow
+	})
+	return names
 }
 
 // editCost returns how many letters two names are apart.

@@ -143,23 +143,26 @@ func TestResolve(t *testing.T) {
 
 func TestResolveErrors(t *testing.T) {
 	v := &VFS{Repo: smallRepo(), Zone: time.UTC}
-	for _, c := range []struct{ path, kind, name, near string }{
-		{"hots", "name", "hots", "host"},
-		{"HOST", "name", "HOST", "host"},
-		{"deep", "name", "deep", "deep/er/name"},
-		{"deep/er/nme/latest", "name", "deep/er/nme", "deep/er/name"},
-		{"nothing like it", "name", "nothing like it", ""},
-		{"host/2023-11-14-221320", "save", "host/2023-11-14-221320", "host/2023-11-14-221320-3 host/2023-11-14-221321 host/2023-11-14-221320-2"},
-		{"host/lates", "save", "host/lates", ""},
-		{"host/latest/etc/hostz", "path", "host/latest/etc/hostz", "host/latest/etc/hosts"},
-		{"host/latest/broken/x", "path", "host/latest/nowhere", ""},
-		{".tag/blb", "tag", ".tag/blb", ".tag/blob"},
-		{".commit/1234", "commit", ".commit/1234", ""},
-		{".commit/" + strings.Repeat("12", 20), "commit", ".commit/" + strings.Repeat("12", 20), ""},
+	for _, c := range []struct{ path, kind, name, near, front string }{
+		{"hots", "name", "hots", "host", ""},
+		{"HOST", "name", "HOST", "host", ""},
+		{"deep", "name", "deep", "deep/er/name", "deep"},
+		{"deep/er", "name", "deep/er", "deep/er/name", "deep/er"},
+		{"deep/latest/etc", "name", "deep/latest", "deep/er/name", "deep"},
+		{".tag/a", "tag", ".tag/a", ".tag/a/tag", ".tag/a"},
+		{"deep/er/nme/latest", "name", "deep/er/nme", "deep/er/name", ""},
+		{"nothing like it", "name", "nothing like it", "", ""},
+		{"host/2023-11-14-221320", "save", "host/2023-11-14-221320", "host/2023-11-14-221320-3 host/2023-11-14-221321 host/2023-11-14-221320-2", ""},
+		{"host/lates", "save", "host/lates", "", ""},
+		{"host/latest/etc/hostz", "path", "host/latest/etc/hostz", "host/latest/etc/hosts", ""},
+		{"host/latest/broken/x", "path", "host/latest/nowhere", "", ""},
+		{".tag/blb", "tag", ".tag/blb", ".tag/blob", ""},
+		{".commit/1234", "commit", ".commit/1234", "", ""},
+		{".commit/" + strings.Repeat("12", 20), "commit", ".commit/" + strings.Repeat("12", 20), "", ""},
 	} {
 		_, _, err := resolveName(v, c.path, ResolveOptions{})
 		var nf *NotFoundError
-		if !errors.As(err, &nf) || nf.What != c.kind || nf.Name != c.name || strings.Join(nf.Near, " ") != c.near {
+		if !errors.As(err, &nf) || nf.What != c.kind || nf.Name != c.name || strings.Join(nf.Near, " ") != c.near || nf.Front != c.front {
 			t.Errorf("%q: %#v, want %s %q near %q", c.path, err, c.kind, c.name, c.near)
 		}
 	}

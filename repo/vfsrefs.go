@@ -57,7 +57,7 @@ func (r *resolver) match(list *refList, prefix, what, name string) (Ref, error) 
 	if err := list.load(r.ctx, r.v.Repo, prefix); err != nil {
 		return Ref{}, err
 	}
-	refs, full := list.refs, prefix+name
+	refs, full, front := list.refs, prefix+name, ""
 	for rest := len(r.todo); ; {
 		deeper := false
 		for _, ref := range refs {
@@ -66,6 +66,9 @@ func (r *resolver) match(list *refList, prefix, what, name string) (Ref, error) 
 				return ref, nil
 			}
 			deeper = deeper || strings.HasPrefix(ref.Name, full+"/")
+		}
+		if deeper {
+			front = strings.TrimPrefix(full, prefix)
 		}
 		if !deeper || rest == 0 {
 			name = strings.TrimPrefix(full, prefix)
@@ -77,17 +80,26 @@ func (r *resolver) match(list *refList, prefix, what, name string) (Ref, error) 
 	if list.err != nil {
 		return Ref{}, list.err
 	}
-	return Ref{}, r.notFound(what, name, func(yield func(string) bool) {
+	all := func(yield func(string) bool) {
 		for _, ref := range refs {
 			if !yield(strings.TrimPrefix(ref.Name, prefix)) {
 				return
 			}
 		}
-	})
+	}
+	err := r.notFound(what, name, all)
+	if front != "" && (name == front || len(err.Near) == 0) {
+		err.Front = r.path(front)
+		err.Near = below(front, all)
+		for i := range err.Near {
+			err.Near[i] = r.path(err.Near[i])
+		}
+	}
+	return Ref{}, err
 }
 
 // notFound makes the error for a name that is not in the directory r.chain leads to.
-func (r *resolver) notFound(what, name string, all func(yield func(string) bool)) error {
+func (r *resolver) notFound(what, name string, all func(yield func(string) bool)) *NotFoundError {
 	near := nearest(name, all)
 	for i := range near {
 		near[i] = r.path(near[i])

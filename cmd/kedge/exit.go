@@ -166,11 +166,14 @@ func hints(name string, err error) []string {
 
 func notFoundHints(name string, e *repo.NotFoundError) []string {
 	var h []string
-	if len(e.Near) > 0 {
-		near := make([]string, len(e.Near))
-		for i, n := range e.Near {
-			near[i] = escape(n)
-		}
+	near := make([]string, len(e.Near))
+	for i, n := range e.Near {
+		near[i] = escape(n)
+	}
+	switch {
+	case e.Front != "" && len(near) > 0:
+		h = append(h, escape(e.Front)+" alone is no name; it is the front of "+strings.Join(near, ", "))
+	case len(near) > 0:
 		h = append(h, "did you mean "+strings.Join(near, " or ")+"?")
 	}
 	switch e.What {
