@@ -55,9 +55,14 @@ func normalise(root *cobra.Command, args []string) (argv []string, cmd *cobra.Co
 	if cmd == nil {
 		return nil, root, unknownCommand(root, rest[0])
 	}
-	argv = append(n.out, cmd.Name())
+	argv, rest = append(n.out, cmd.Name()), rest[1:]
+	if len(rest) > 0 { // a command of a command stands right behind it
+		if sub := findCommand(cmd, rest[0]); sub != nil {
+			argv, rest, cmd = append(argv, sub.Name()), rest[1:], sub
+		}
+	}
 	n = normaliser{flags: cmd.Flags()}
-	operands, err := n.options(rest[1:], false)
+	operands, err := n.options(rest, false)
 	if err != nil {
 		return nil, cmd, err
 	}

@@ -43,6 +43,7 @@ func (a *app) mirrorCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 	}
 	root := cmd.Flags().String("root", "", "mirror every repository in the directory `ROOT`")
+	cmd.AddCommand(a.mirrorStatusCommand(), a.mirrorVerifyCommand())
 	pull := cmd.Flags().Bool("pull", false, "bring back what was mirrored")
 	key := cmd.Flags().String("mirror-key", "", "sign manifests with the key in `FILE`, made by the first run (default: ROOT/.kedge/state/mirror_key)")
 	workers := cmd.Flags().Int("parallel", 4, "send `N` files at once")

@@ -114,26 +114,13 @@ func (m mirrored) Warnings() []error { return append(m.passed, m.Packs.Warnings(
 
 // openMirrored opens a generation of a mirror.
 func (a *app) openMirrored(ctx context.Context, p place) (repository, error) {
-	at, err := parseBucket(p.path)
+	b, at, err := a.mirrorAt(p.path)
 	if err != nil {
 		return nil, err
 	}
-	s, err := a.objects(at)
+	g, err := a.generation(ctx, b, at)
 	if err != nil {
 		return nil, err
-	}
-	b, err := a.bucket(s, at)
-	if err != nil {
-		return nil, err
-	}
-	var g *s3sync.Generation
-	if n := a.common.store.generation; n != 0 {
-		g, err = b.At(ctx, n)
-	} else {
-		g, err = b.Latest(ctx)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", escape(at.String()), err)
 	}
 	packs, err := b.Open(ctx, g, s3sync.NewCache(cacheBytes))
 	if err != nil {

@@ -1,0 +1,178 @@
+package s3sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// VerifyOptions says how a generation is looked at.
+type VerifyOptions struct {
+	// ReadShare is the share of the files that are read and hashed, 0 to 1. The others are
+	// judged by the checksum that the store keeps, which costs no egress.
+	ReadShare float64
+	Turn      uint64 // another turn reads other files
+	Workers   int    // files at once; 0: 16
+	Progress  func(VerifyResult)
+}
+
+// VerifyResult is what a Verify saw.
+type VerifyResult struct {
+	Files     int   // of the generation
+	Bytes     int64 // of them
+	Checked   int   // files whose checksum the store told, and it is right
+	Read      int   // files that were read and hashed
+	ReadBytes int64
+	Unknown   int // files of which the store tells no more than the size
+	Damaged   int // files that are missing or wrong
+}
+
+// Verify compares the files of a generation with its manifest. bad is told of each that is
+// missing or wrong, from one goroutine at a time.
+func (b *Bucket) Verify(ctx context.Context, g *Generation, o VerifyOptions, bad func(f File, err error)) (VerifyResult, error) {
+	workers := o.Workers
+	if workers == 0 {
+		workers = 16
+	}
+	r := VerifyResult{Files: len(g.Files)}
+	for _, f := range g.Files {
+		r.Bytes += f.Size
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var mu sync.Mutex
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(workers, len(g.Files)) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(g.Files) {
+					return
+				}
+				f := g.Files[i]
+				how, err := b.verify(ctx, f, o.reads(f))
+				if err != nil && !errors.Is(err, errDamaged) {
+					cancel(fmt.Errorf("%s: %w", f.Name, err))
+					return
+				}
+				mu.Lock()
+				r.note(f, how)
+				if err != nil {
+					bad(f, err)
+				}
+				if o.Progress != nil {
+					o.Progress(r)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return r, context.Cause(ctx)
+}
+
+// reads reports whether a file is one of those that are read in this turn.
+func (o *VerifyOptions) reads(f File) bool {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%d %s", o.Turn, f.Name)
+	return float64(h.Sum64()>>11)/(1<<53) < o.ReadShare
+}
+
+// outcome is what was found out about a file.
+type outcome int
+
+const (
+	outDamaged outcome = iota
+	outUnknown
+	outChecked
+	outRead
+)
+
+func (r *VerifyResult) note(f File, how outcome) {
+	switch how {
+	case outDamaged:
+		r.Damaged++
+	case outUnknown:
+		r.Unknown++
+	case outChecked:
+		r.Checked++
+	case outRead:
+		r.Read++
+		r.ReadBytes += f.Size
+	}
+}
+
+// errDamaged says that a file is not what its manifest says.
+var errDamaged = errors.New("damaged")
+
+func damagedf(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{errDamaged}, args...)...)
+}
+
+func (b *Bucket) verify(ctx context.Context, f File, read bool) (outcome, error) {
+	key := b.Prefix + f.Key
+	o, err := b.Objects.Stat(ctx, key, f.Version)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return outDamaged, damagedf("%s is missing", key)
+	case err != nil:
+		return outDamaged, err
+	case o.Size != f.Size:
+		return outDamaged, damagedf("%s has %d bytes, not %d", key, o.Size, f.Size)
+	case !o.SHA256.IsZero() && o.SHA256 != f.SHA256:
+		return outDamaged, damagedf("%s has another checksum", key)
+	case read:
+		sum, err := sumReader(objectReader{ctx, b.Objects, key, f.Version}, f.Size)
+		if err != nil {
+			return outDamaged, err
+		}
+		if sum != f.SHA256 {
+			return outDamaged, damagedf("%s holds other bytes", key)
+		}
+		return outRead, nil
+	case o.SHA256.IsZero():
+		return outUnknown, nil
+	}
+	return outChecked, nil
+}
+
+// Listed is a generation as a list of them shows it.
+type Listed struct {
+	N     uint64
+	Time  time.Time
+	Kind  Kind
+	Files int
+	Bytes int64
+	Refs  int
+	// Signer is the key of its signature; "" if there is none.
+	Signer string
+	Err    error // why it is no good; all but N is missing then
+}
+
+// Generations calls fn for the generations of a bucket, the newest first.
+func (b *Bucket) Generations(ctx context.Context, fn func(Listed) error) error {
+	return b.Objects.List(ctx, b.Prefix+keyManifests, "", func(o Object) error {
+		n, ok := parseManifestKey(o.Key)
+		if !ok {
+			return nil
+		}
+		g, err := b.load(ctx, n)
+		if err != nil {
+			if ctx.Err() != nil || IsTemporary(err) {
+				return err
+			}
+			return fn(Listed{N: n, Err: err})
+		}
+		l := Listed{N: n, Time: g.Time, Kind: g.Kind, Files: len(g.Files), Refs: len(g.Refs), Signer: g.Signer}
+		for _, f := range g.Files {
+			l.Bytes += f.Size
+		}
+		return fn(l)
+	})
+}
