@@ -333,9 +333,17 @@ func TestEndlessPack(t *testing.T) {
 	dir := bupRepo(t)
 	var b strings.Builder
 	b.WriteString("receive-objects-v2\n")
+	enc, hasher := pack.NewEncoder(0), pack.NewHasher()
+	var body, entry []byte
 	for i := range maxPackObjects + 10 {
-		r, _ := bupObject(pack.Blob, fmt.Sprint(i))
-		b.WriteString(r)
+		body = fmt.Append(body[:0], i)
+		id, err := hasher.Sum(pack.Blob, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var crc uint32
+		entry, crc = enc.Append(entry[:0], pack.Blob, body)
+		b.WriteString(bupRecord(id, crc, entry))
 	}
 	b.WriteString(bupFinish)
 	got, err := bupAsk(t, bupOwner(dir), b.String())

@@ -210,7 +210,11 @@ func appendItem(dst []byte, n *repo.Node, metas bool) []byte {
 		kind("Item", n.ID)
 	}
 	if has == 1 {
-		return n.Meta.Append(dst)
+		m := *n.Meta
+		if m.Type() == meta.TypeDir {
+			m.Size = 0 // as bup tells it, whatever was recorded
+		}
+		return m.Append(dst)
 	}
 	return appendUint(dst, uint64(plainMode(n)))
 }
