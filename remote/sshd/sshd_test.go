@@ -199,10 +199,11 @@ func (h *house) served(key ssh.Signer, name string) error {
 	}
 	r := bufio.NewReader(out)
 	for _, command := range []string{"help", "set-dir " + name} {
-		if _, err := io.WriteString(in, command+"\n"); err != nil {
-			return err
+		_, err := io.WriteString(in, command+"\n")
+		if err == nil {
+			err = readOK(r)
 		}
-		if err := readOK(r); err != nil {
+		if err != nil {
 			if ended := s.Wait(); err == io.EOF && ended != nil {
 				return ended
 			}
@@ -309,18 +310,18 @@ func TestFromAndExpiry(t *testing.T) {
 	}
 }
 
-// taken waits until so many places are taken.
-func (h *house) taken(n int) {
+// taken waits until so many places are taken, and so many wait to be told.
+func (h *house) taken(n, sorry int) {
 	h.t.Helper()
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		h.s.tables.mu.Lock()
-		taken := h.s.tables.taken
+		taken, waiting := h.s.tables.taken, h.s.tables.sorry
 		h.s.tables.mu.Unlock()
-		if taken == n {
+		if taken == n && waiting == sorry {
 			return
 		}
 		if time.Now().After(end) {
-			h.t.Fatalf("%d places are taken, not %d", taken, n)
+			h.t.Fatalf("%d and %d places are taken, not %d and %d", taken, waiting, n, sorry)
 		}
 	}
 }
@@ -337,25 +338,26 @@ func TestPlaces(t *testing.T) {
 		t.Errorf("a third session of a key: %v", err)
 	}
 	h.good()
-	h.taken(2)
+	h.taken(2, 0)
 	third := h.dial(h.reader)
 	if err := h.served(h.b, "b"); exitCode(err) != 7 {
 		t.Errorf("a fourth session of all: %v", err)
 	}
 	third.Close()
 	second.Close()
-	h.taken(1)
+	h.taken(1, 0)
 	if err := h.served(h.a, "a"); err != nil {
 		t.Errorf("the place of who has left: %v", err)
 	}
-	h.taken(1)
+	h.taken(1, 0)
 	// Those who only wait to be told are limited, too.
 	h.dial(h.a)
-	h.taken(2)
+	h.taken(2, 0)
 	var waiting []*ssh.Client
 	for range maxSorry {
 		waiting = append(waiting, h.dial(h.a))
 	}
+	h.taken(2, maxSorry)
 	if err := h.served(h.a, "a"); err == nil || exitCode(err) != -1 {
 		t.Errorf("one too many: %v", err)
 	}
