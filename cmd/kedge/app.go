@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -230,18 +231,43 @@ func (a *app) command(cmd *cobra.Command, run func(ctx context.Context, args []s
 		}
 		return run(cmd.Context(), args)
 	}
-	inner := cmd.Args
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if inner == nil {
-			return nil
-		}
-		if err := inner(cmd, args); err != nil {
-			return usagef("%v", err)
-		}
-		return nil
-	}
+	cmd.Args = countArgs(cmd.Args)
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 	return cmd
+}
+
+// countArgs puts our words in the place of cobra's where it counts arguments.
+func countArgs(inner cobra.PositionalArgs) cobra.PositionalArgs {
+	if inner == nil {
+		return nil
+	}
+	return func(cmd *cobra.Command, args []string) error {
+		if inner(cmd, args) == nil {
+			return nil
+		}
+		usage := "usage: " + cmd.CommandPath() + strings.TrimPrefix(cmd.Use, cmd.Name())
+		for n := len(args) - 1; n >= 0; n-- {
+			if inner(cmd, args[:n]) == nil {
+				return withHint(usagef("%s: argument %s is one too many", cmd.Name(), quote(args[n])), usage)
+			}
+		}
+		return withHint(usagef("%s needs %s", cmd.Name(), needed(cmd.Use)), usage)
+	}
+}
+
+// needed returns the words of a usage line that stand in no brackets, without the
+// command's.
+func needed(use string) string {
+	var words []string
+	depth := 0
+	for _, w := range strings.Fields(use)[1:] {
+		if depth == 0 && w[0] != '[' {
+			words = append(words, strings.TrimSuffix(w, "..."))
+			continue
+		}
+		depth += strings.Count(w, "[") - strings.Count(w, "]")
+	}
+	return strings.Join(words, " ")
 }
 
 // flagError turns pflag's complaint about a value into one of ours.

@@ -26,6 +26,7 @@ import (
 //   - Each long option without a value has a --no-form, and one whose name begins
 //     with no- has the form without.
 //   - A value follows as "--name=VALUE", "--name VALUE", "-nVALUE" or "-n VALUE".
+//     It is never empty: --dir="$UNSET" must not be the default directory.
 //   - Options that count may be given together: -vv.
 //   - A number as an option, -0 to -9, is a level, in commands that have one.
 //   - Options in front of the command name are those of every command. There -d
@@ -139,14 +140,22 @@ func (n *normaliser) long(arg string, rest []string) ([]string, error) {
 	case f.NoOptDefVal != "":
 		n.set(f)
 	case hasValue:
-		n.out = append(n.out, "--"+f.Name+"="+value)
+		return rest, n.give(f, value)
 	case len(rest) == 0:
 		return nil, usagef("option --%s needs a value", f.Name)
 	default:
-		n.out = append(n.out, "--"+f.Name+"="+rest[0])
-		rest = rest[1:]
+		return rest[1:], n.give(f, rest[0])
 	}
 	return rest, nil
+}
+
+// give writes an option with its value.
+func (n *normaliser) give(f *pflag.Flag, value string) error {
+	if value == "" {
+		return usagef("option --%s: its value is empty", f.Name)
+	}
+	n.out = append(n.out, "--"+f.Name+"="+value)
+	return nil
 }
 
 // short translates a cluster of one-letter options, the last of which may have
@@ -172,13 +181,11 @@ func (n *normaliser) short(cluster string, rest []string) ([]string, error) {
 		case f.NoOptDefVal != "":
 			n.set(f)
 		case i+1 < len(cluster):
-			n.out = append(n.out, "--"+f.Name+"="+cluster[i+1:])
-			return rest, nil
+			return rest, n.give(f, cluster[i+1:])
 		case len(rest) == 0:
 			return nil, usagef("option -%s needs a value", f.Shorthand)
 		default:
-			n.out = append(n.out, "--"+f.Name+"="+rest[0])
-			return rest[1:], nil
+			return rest[1:], n.give(f, rest[0])
 		}
 	}
 	return rest, nil

@@ -42,7 +42,7 @@ func (a *app) helpCommand() *cobra.Command {
 		Use:   "help [COMMAND]",
 		Short: "explain a command",
 		Long:  helpHelp,
-		Args:  cobra.MaximumNArgs(1),
+		Args:  countArgs(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			var names []string
 			for _, c := range cmd.Root().Commands() {
