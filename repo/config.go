@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -71,13 +72,21 @@ func OpenDir(ctx context.Context, dir string, o DirOptions) (*Packs, error) {
 	}
 	c, err := ParseConfig(text)
 	if err != nil {
-		return nil, err
+		return nil, d.inConfig(err)
 	}
 	p := newPacks(d, d, c, o.ReadOnly)
 	if err := p.refresh(ctx); err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// inConfig gives an error of the parser the name of the file that was parsed.
+func (d *Dir) inConfig(err error) error {
+	if c := new(pack.CorruptError); errors.As(err, &c) && c.File == fileConfig {
+		return &pack.CorruptError{File: d.name(fileConfig), Off: c.Off, Reason: c.Reason}
+	}
+	return err
 }
 
 // gitDir returns the absolute path of dir/.git if that is a directory, else of dir.
@@ -214,18 +223,38 @@ func decodeConfig(text []byte) (raw *config.Config, err error) {
 		}
 	}()
 	raw = config.New()
-	if err := config.NewDecoder(bytes.NewReader(splitHeaders(text))).Decode(raw); err != nil {
-		return nil, &pack.CorruptError{File: fileConfig, Off: -1, Reason: err.Error()}
+	text, added := splitHeaders(text)
+	if err := config.NewDecoder(bytes.NewReader(text)).Decode(raw); err != nil {
+		return nil, &pack.CorruptError{File: fileConfig, Off: -1, Reason: atLine(err.Error(), added)}
 	}
 	return raw, nil
 }
 
+// atLine puts the place in the parser's message, "3:7: why", into words. added are
+// the lines that splitHeaders made.
+func atLine(msg string, added []int) string {
+	line, rest, _ := strings.Cut(msg, ":")
+	_, why, ok := strings.Cut(rest, ": ")
+	n, err := strconv.Atoi(line)
+	if err != nil || !ok {
+		return msg
+	}
+	for _, a := range slices.Backward(added) {
+		if n >= a {
+			n--
+		}
+	}
+	return fmt.Sprintf("line %d: %s", n, why)
+}
+
 // splitHeaders puts the headers of sections on lines of their own: git takes
-// "[core] bare = true", the parser does not.
-func splitHeaders(text []byte) []byte {
-	out := make([]byte, 0, len(text)+16)
-	continued := false
+// "[core] bare = true", the parser does not. It returns the numbers of the lines
+// that it added.
+func splitHeaders(text []byte) (out []byte, added []int) {
+	out = make([]byte, 0, len(text)+16)
+	continued, n := false, 0
 	for line := range bytes.Lines(text) {
+		n++
 		end := 0
 		if trimmed := bytes.TrimLeft(line, " \t"); !continued && len(trimmed) > 0 && trimmed[0] == '[' {
 			end = len(line) - len(trimmed) + headerLen(trimmed)
@@ -233,11 +262,13 @@ func splitHeaders(text []byte) []byte {
 		out = append(out, line[:end]...)
 		if end > 0 && len(bytes.TrimSpace(line[end:])) > 0 {
 			out = append(out, '\n')
+			n++
+			added = append(added, n)
 		}
 		out = append(out, line[end:]...)
 		continued = bytes.HasSuffix(bytes.TrimRight(line, "\r\n"), []byte(`\`))
 	}
-	return out
+	return out, added
 }
 
 // headerLen returns the length of the header at the front of a line, 0 if it

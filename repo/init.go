@@ -100,7 +100,7 @@ func InitDir(ctx context.Context, dir string, o InitOptions) (Config, error) {
 		return Config{}, err
 	}
 	if _, err := ParseConfig(old); err != nil {
-		return Config{}, err // a newer kedge's, or not to be understood: hands off
+		return Config{}, d.inConfig(err) // a newer kedge's, or not to be understood: hands off
 	}
 	if raw, err := decodeConfig(old); err != nil || lastOption(raw, "core", "", "bare") == "false" {
 		return Config{}, firstErr(err, &ConfigError{at + " is the repository of a work tree; a backup needs one of its own"})

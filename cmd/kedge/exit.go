@@ -152,6 +152,8 @@ func hints(name string, err error) []string {
 	case errors.As(err, &notFound):
 		h = append(h, notFoundHints(name, notFound)...)
 	case len(h) > 0:
+	case errors.As(err, &corrupt) && path.Base(corrupt.File) == "config":
+		h = append(h, "correct that line by hand: 'git config -f FILE --list' tells when the file is in order; what is saved is not affected")
 	case errors.As(err, &corrupt), errors.As(err, &missing):
 		h = append(h, fmt.Sprintf("'%s fsck' tells which saves and paths are affected", name))
 	case errors.Is(err, fsx.ErrLocked):
