@@ -27,7 +27,7 @@ import (
 //
 // and one for each part that was filled when the slab had to make room. With
 // Verify, a pread for each chunk follows the last pwrite of it. With Sparse, holes
-// divide the pwrites, and ftruncate comes behind the last one.
+// divide the pwrites, and where one is the end of the file ftruncate follows.
 type file struct {
 	item
 	chunked bool
@@ -38,14 +38,18 @@ type file struct {
 	left, holds atomic.Int64
 
 	size   atomic.Int64 // the end of the last chunk known
+	end    atomic.Int64 // of what was written: there may be a hole behind it
 	failed atomic.Bool
 	mu     sync.Mutex  // while target is made
 	target *fsx.Target // of a chunked file that was begun
 }
 
 // grow notes that the file is at least as long as size.
-func (f *file) grow(size int64) {
-	for old := f.size.Load(); size > old && !f.size.CompareAndSwap(old, size); old = f.size.Load() {
+func (f *file) grow(size int64) { raise(&f.size, size) }
+
+// raise makes at not less than n.
+func raise(at *atomic.Int64, n int64) {
+	for old := at.Load(); n > old && !at.CompareAndSwap(old, n); old = at.Load() {
 	}
 }
 
@@ -75,7 +79,7 @@ func (f *file) whole(r *run, body []byte) {
 		return
 	}
 	f.grow(int64(len(body)))
-	if err = r.writeSpan(t, body, 0); err == nil && r.Verify {
+	if err = f.write(r, t, body, 0); err == nil && r.Verify {
 		err = r.readBack(t, f.id, 0, int64(len(body)))
 	}
 	if err == nil {
@@ -195,8 +199,8 @@ func (f *file) complete(r *run, t *fsx.Target) {
 			f.fail(r, err)
 		}
 	}()
-	if r.Sparse {
-		if err := t.Truncate(f.size.Load()); err != nil {
+	if size := f.size.Load(); f.end.Load() < size {
+		if err := t.Truncate(size); err != nil {
 			f.fail(r, err)
 			return
 		}

@@ -190,7 +190,7 @@ func (r *run) gather(f *file, id pack.ID, body []byte, off int64) error {
 		n := min(len(body), slabSize-from)
 		sl := r.slab(at, n)
 		if sl == nil {
-			if err := r.writeSpan(f.target, body[:n], off); err != nil {
+			if err := f.write(r, f.target, body[:n], off); err != nil {
 				return err
 			}
 			if err := r.prove(f, p); err != nil {
@@ -239,7 +239,7 @@ func (r *run) writeSpans(sl *slab) error {
 		return nil
 	}
 	for _, sp := range sl.spans {
-		if err := r.writeSpan(sl.f.target, sl.buf[sp.from:sp.to], sl.at*slabSize+int64(sp.from)); err != nil {
+		if err := sl.f.write(r, sl.f.target, sl.buf[sp.from:sp.to], sl.at*slabSize+int64(sp.from)); err != nil {
 			return err
 		}
 	}

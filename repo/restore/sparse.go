@@ -15,12 +15,28 @@ const holeSize = 4096
 
 var zeroBlock [holeSize]byte
 
-// writeSpan writes body at off, but for holes.
-func (r *run) writeSpan(t *fsx.Target, body []byte, off int64) error {
-	if r.Sparse {
-		return writeSparse(t, body, off)
+// write writes body at off, but for holes.
+func (f *file) write(r *run, t *fsx.Target, body []byte, off int64) error {
+	if !r.Sparse {
+		return f.writeData(t, body, off)
 	}
-	_, err := t.WriteAt(body, off)
+	for len(body) > 0 {
+		n := dataLen(body, off)
+		if n > 0 {
+			if err := f.writeData(t, body[:n], off); err != nil {
+				return err
+			}
+		}
+		n += holeLen(body[n:], off+int64(n))
+		body, off = body[n:], off+int64(n)
+	}
+	return nil
+}
+
+// writeData writes body at off.
+func (f *file) writeData(t *fsx.Target, body []byte, off int64) error {
+	n, err := t.WriteAt(body, off)
+	raise(&f.end, off+int64(n))
 	return err
 }
 
@@ -33,21 +49,6 @@ func (r *run) readBack(t *fsx.Target, id pack.ID, off, size int64) error {
 		err = fmt.Errorf("what was written at offset %d reads back differently", off)
 	}
 	return err
-}
-
-// writeSparse writes what is not zero.
-func writeSparse(t *fsx.Target, body []byte, off int64) error {
-	for len(body) > 0 {
-		n := dataLen(body, off)
-		if n > 0 {
-			if _, err := t.WriteAt(body[:n], off); err != nil {
-				return err
-			}
-		}
-		n += holeLen(body[n:], off+int64(n))
-		body, off = body[n:], off+int64(n)
-	}
-	return nil
 }
 
 // block returns how many bytes of b at off belong to the same block.

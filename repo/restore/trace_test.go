@@ -24,7 +24,7 @@ func TestTrace(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer r.Close()
-		res, err := Run(context.Background(), Options{Repo: r, Out: os.Getenv("KEDGE_TRACED_OUT"), Paths: []string{os.Getenv("KEDGE_TRACED_PATH")}})
+		res, err := Run(context.Background(), Options{Repo: r, Out: os.Getenv("KEDGE_TRACED_OUT"), Paths: []string{os.Getenv("KEDGE_TRACED_PATH")}, Sparse: true})
 		if err != nil || res.Files != 1 {
 			t.Fatal(res, err)
 		}
@@ -33,11 +33,14 @@ func TestTrace(t *testing.T) {
 	needs(t, true, "strace")
 	s := newSaver(t)
 	big := textBytes(rand.New(rand.NewPCG(1, 2)), 600_000) // so little in the pack that one goroutine reads it
-	s.save("s", file1("f", "some content"), entry{name: "big", chunks: []string{big[:200_000], big[200_000:500_000], big[500_000:]}})
+	zeros := strings.Repeat("\x00", 8192)
+	s.save("s", file1("f", "some content"), file1("hole", "x"+zeros), file1("holes", "x"+zeros+"x"), entry{name: "big", chunks: []string{big[:200_000], big[200_000:500_000], big[500_000:]}})
 	s.done()
 	const dress = " → fchown → fchmod → flistxattr → utimensat → linkat → close"
 	for _, c := range []struct{ path, want string }{
 		{"s/latest/f", "openat(O_TMPFILE) → pwrite64(12, 0)" + dress},
+		{"s/latest/hole", "openat(O_TMPFILE) → pwrite64(4096, 0) → ftruncate" + dress},
+		{"s/latest/holes", "openat(O_TMPFILE) → pwrite64(4096, 0) → pwrite64(2, 8192)" + dress},
 		{"s/latest/big", "openat(O_TMPFILE) → pwrite64(131072, 0) → pwrite64(131072, 131072) → pwrite64(131072, 262144) → pwrite64(131072, 393216) → pwrite64(75712, 524288)" + dress},
 	} {
 		if got := traced(t, s.dir, c.path); got != c.want {
