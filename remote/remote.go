@@ -23,6 +23,10 @@ type Options struct {
 	Timeout        time.Duration // of connecting; 0: 30 s
 	// Stderr gets what the other side says to people.
 	Stderr io.Writer
+	// Env looks up a variable of the environment; nil: there are none. Asked for are
+	// SSH_AUTH_SOCK (the agent of the builtin client) and KEDGE_SSH (a program that takes
+	// the place of ssh).
+	Env func(name string) string
 	// Server is what a child process of Address{} runs; nil: this program.
 	Server []string
 	Create *CreateOptions // make the repository if it is not there
