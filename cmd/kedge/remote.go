@@ -47,7 +47,7 @@ func (a *app) remoteOptions() (remote.Options, error) {
 	}
 	return remote.Options{
 		FS: a.FS, SSH: r.ssh, Identities: r.keys, KnownHosts: r.knownHosts, AcceptNew: r.acceptNew,
-		Cache: a.cacheDir(), Stderr: a.Stderr,
+		Cache: a.cacheDir(), Stderr: a.Stderr, Env: a.Env,
 	}, nil
 }
 
