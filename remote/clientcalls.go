@@ -21,6 +21,7 @@ type frames struct {
 	info    wire.Info
 	cache   *cache // nil: none
 	tune    tuning
+	ahead   *ahead
 	readers sync.Pool    // of *reader
 	mean    atomic.Int64 // bytes of an object in the replies to Get so far, 0 before the first
 	workers int          // that decode what one Get fetched
@@ -33,6 +34,7 @@ func newFrames(ctx context.Context, g *greeting, path string, o Options) (driver
 	}
 	f := &frames{line: newLine(g, usualLimits), tune: usualTuning, workers: runtime.GOMAXPROCS(0)}
 	f.readers.New = func() any { return newReader() }
+	f.ahead = newAhead(f)
 	if err := f.openRepo(ctx, path, o); err != nil {
 		f.close()
 		return nil, wire.Info{}, err

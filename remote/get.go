@@ -67,19 +67,45 @@ func (f *frames) Get(ctx context.Context, ids []pack.ID, fn func(i int, t pack.T
 	if len(ids) > getFew {
 		return f.getMany(ctx, ids, fn)
 	}
+	if len(ids) == 1 {
+		return f.getOne(ctx, ids, fn)
+	}
 	g := &getting{f, ctx, ids, fn}
-	for at := 0; at < len(ids); {
-		reply, err := f.ask(ctx, wire.Get, wire.IDs(ids[at:]).Append(nil))
+	return g.few()
+}
+
+// few asks for all, and again for what there was no room for.
+func (g *getting) few() error {
+	for at := 0; at < len(g.ids); {
+		reply, err := g.f.ask(g.ctx, wire.Get, wire.IDs(g.ids[at:]).Append(nil))
 		if err != nil {
 			return err
 		}
-		n, err := g.decode(span{at: at, n: len(ids) - at}, reply)
+		n, err := g.decode(span{at: at, n: len(g.ids) - at}, reply)
 		if err != nil {
 			return err
 		}
 		at += n
 	}
 	return nil
+}
+
+// getOne gets a single object, as who walks from tree to tree does.
+func (f *frames) getOne(ctx context.Context, ids []pack.ID, fn func(i int, t pack.Type, body []byte) error) error {
+	expected := f.ahead.expects(ids[0])
+	if e := f.ahead.take(ctx, ids[0]); e != nil {
+		return fn(0, e.t, e.body)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	g := &getting{f, ctx, ids, func(i int, t pack.Type, body []byte) error {
+		if t == pack.Tree {
+			f.ahead.saw(ctx, expected, body)
+		}
+		return fn(i, t, body)
+	}}
+	return g.few()
 }
 
 // fetched is a reply to Get.
@@ -221,12 +247,7 @@ func (f *frames) learn(size int) {
 // decode gives the objects of a reply to fn and returns how many there are.
 func (g *getting) decode(s span, reply []byte) (int, error) {
 	r := g.f.readers.Get().(*reader)
-	defer func() {
-		if cap(r.body) > readerKept {
-			r.body = nil
-		}
-		g.f.readers.Put(r)
-	}()
+	defer g.f.free(r)
 	n, err := wire.ParseEntries(reply, s.n, func(i int, how byte, what []byte) error {
 		if g.ctx.Err() != nil {
 			return context.Cause(g.ctx)
@@ -248,6 +269,14 @@ func (g *getting) decode(s span, reply []byte) (int, error) {
 		g.f.bufs.put(reply)
 	}
 	return n, err
+}
+
+// free takes a reader back.
+func (f *frames) free(r *reader) {
+	if cap(r.body) > readerKept {
+		r.body = nil
+	}
+	f.readers.Put(r)
 }
 
 // object decodes an entry into r.body and compares its hash.
