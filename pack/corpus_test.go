@@ -1,16 +1,20 @@
 package pack
 
 import (
+	"bytes"
 	"flag"
 	"go/build"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zlib"
 )
 
-// With -corpus=FILE:… the compressor is measured on chunks of these files, too.
-var corpusFlag = flag.String("corpus", "", "list of files to measure deflate on")
+// With -corpus=FILE:… deflate and inflate are measured on chunks of these files, too.
+var corpusFlag = flag.String("corpus", "", "list of files to measure deflate and inflate on")
 
 // corpora returns chunks of 10 KiB of several contents.
 func corpora(t testing.TB) map[string][][]byte {
@@ -72,5 +76,74 @@ func BenchmarkDeflate(b *testing.B) {
 			b.ReportMetric(float64(took[1])/float64(took[0]), "times-faster")
 			b.ReportMetric(float64(size[0])/float64(size[1]), "size-ratio")
 		})
+	}
+}
+
+// zlibStreams returns chunks as an encoder packs them.
+func zlibStreams(d *deflater, chunks [][]byte) [][]byte {
+	var streams [][]byte
+	for _, c := range chunks {
+		streams = append(streams, d.append(make([]byte, 0, EncodedLimit(len(c))), c))
+	}
+	return streams
+}
+
+// BenchmarkInflate unpacks chunks that our encoder and the library packed, with
+// our inflater and the library's in turn. Each chunk counts with the shortest
+// of its times, which is what it takes when nothing else happens; it comes
+// again only after all others, so no processor remembers it.
+func BenchmarkInflate(b *testing.B) {
+	for name, chunks := range corpora(b) {
+		for _, from := range []struct {
+			name string
+			d    deflater
+		}{{"ours", newDeflater(1)}, {"library1", deflater{lib: newLibrary(1)}}, {"library6", deflater{lib: newLibrary(6)}}} {
+			b.Run(name+"/"+from.name, func(b *testing.B) {
+				streams := zlibStreams(&from.d, chunks)
+				least := make([][2]time.Duration, len(streams))
+				for i := range least {
+					least[i] = [2]time.Duration{time.Hour, time.Hour}
+				}
+				var z inflater
+				lib, err := zlib.NewReader(bytes.NewReader(streams[0]))
+				if err != nil {
+					b.Fatal(err)
+				}
+				in, dst := new(bytes.Reader), make([]byte, len(chunks[0]))
+				b.SetBytes(int64(len(dst)))
+				for i := 0; b.Loop(); i++ {
+					k := i % len(streams)
+					start := time.Now()
+					if _, err := z.run(dst, streams[k]); err != nil {
+						b.Fatal(err)
+					}
+					least[k][0] = min(least[k][0], time.Since(start))
+					start = time.Now()
+					in.Reset(streams[k])
+					if err := lib.(zlib.Resetter).Reset(in, nil); err != nil {
+						b.Fatal(err)
+					}
+					if _, err := io.ReadFull(lib, dst); err != nil {
+						b.Fatal(err)
+					}
+					if _, err := lib.Read(dst[:1]); err != io.EOF { // it checks the sum here
+						b.Fatal(err)
+					}
+					least[k][1] = min(least[k][1], time.Since(start))
+				}
+				var took [2]time.Duration
+				n := 0.0
+				for _, t := range least {
+					if t[0] < time.Hour {
+						took[0] += t[0]
+						took[1] += t[1]
+						n += float64(len(dst))
+					}
+				}
+				b.ReportMetric(n/float64(took[0].Nanoseconds())*1e3, "ours-MB/s")
+				b.ReportMetric(n/float64(took[1].Nanoseconds())*1e3, "library-MB/s")
+				b.ReportMetric(float64(took[1])/float64(took[0]), "times-faster")
+			})
+		}
 	}
 }

@@ -8,9 +8,13 @@ import "math/bits"
 //	bits  0–7   how many bits to take, extra bits included
 //	bits  8–11  how many of them are the code; the extra bits follow
 //	bits 12–15  what it is, if not a length or a distance
-//	bits 16–30  the literal, or the least length or distance of the symbol, or
+//	bits 16–31  the literal, or the least length or distance of the symbol, or
 //	            where the second table begins
-//	bit  31     it is a literal
+//
+// Where the bits that choose an entry hold two whole literals, the entry stands
+// for both, the first one in bits 16–23. Half of the look-ups of a text are
+// saved that way, and each costs the processor seven cycles that it cannot
+// spend otherwise, because the next one waits for it.
 //
 // Codes longer than the index of the table lead to a second table behind it;
 // their entry there counts only the bits that the first table did not take,
@@ -18,15 +22,20 @@ import "math/bits"
 type code uint32
 
 const (
-	codeLiteral code = 1 << 31
-	codeSpecial code = 1 << 15 // none of literal, length, distance; and one of:
-	codeSecond  code = 1 << 14
-	codeEnd     code = 1 << 13
-	codeInvalid code = 1 << 12
+	codeLiteral code = 1 << 15             // literals, as many as literals says
+	codeSpecial code = 1 << 14             // none of literal, length, distance:
+	codeSecond  code = codeSpecial | 2<<12 // more bits choose
+	codeEnd     code = codeSpecial | 1<<12 // the block ends
+	codeInvalid code = codeSpecial         // no stream has this symbol
+
+	codeOne code = 1 << 12 // counts literals
 )
 
+// literals returns how many literals an entry for literals stands for.
+func (e code) literals() int { return int(e >> 12 & 3) }
+
 const (
-	litBits  = 11
+	litBits  = 12
 	distBits = 8
 	lenBits  = 7 // lengths of the codes' lengths have no longer codes
 
@@ -35,7 +44,7 @@ const (
 	maxDists = 30
 
 	// The largest tables that complete codes of 288 and 32 symbols can need.
-	litTable  = 2342
+	litTable  = 4382
 	distTable = 402
 )
 
@@ -50,7 +59,7 @@ func lengthCode(i int) code {
 	case i == 28:
 		return 258 << 16
 	}
-	return codeSpecial | codeInvalid
+	return codeInvalid
 }
 
 // distCode returns the entry of distance symbol i, its code length left out.
@@ -62,28 +71,36 @@ func distCode(i int) code {
 		extra := i/2 - 1
 		return code(1+(2+i&1)<<extra)<<16 | code(extra)
 	}
-	return codeSpecial | codeInvalid
+	return codeInvalid
 }
 
 // litCode returns the entry of a symbol of the literal and length alphabet.
 func litCode(i int) code {
 	switch {
 	case i < 256:
-		return codeLiteral | code(i)<<16
+		return codeLiteral | codeOne | code(i)<<16
 	case i == 256:
-		return codeSpecial | codeEnd
+		return codeEnd
 	}
 	return lengthCode(i - 257)
 }
 
-// What the symbols of the three alphabets are.
+// An alphabet is what the symbols of a code mean.
+type alphabet struct {
+	entries  []code
+	index    int  // how many bits choose an entry of the first table
+	literals int  // symbols before this one are put in pairs
+	single   bool // a code of one symbol of one bit, or of none, will do
+}
+
+// The three alphabets.
 var (
-	litCodes  = alphabet(288, litCode)
-	distCodes = alphabet(32, distCode)
-	lenCodes  = alphabet(19, func(i int) code { return codeLiteral | code(i)<<16 })
+	litCodes  = alphabet{entries: meanings(288, litCode), index: litBits, literals: 256, single: true}
+	distCodes = alphabet{entries: meanings(32, distCode), index: distBits, single: true}
+	lenCodes  = alphabet{entries: meanings(19, func(i int) code { return code(i) << 16 }), index: lenBits}
 )
 
-func alphabet(n int, entry func(i int) code) []code {
+func meanings(n int, entry func(i int) code) []code {
 	a := make([]code, n)
 	for i := range a {
 		a[i] = entry(i)
@@ -113,109 +130,145 @@ var fixedCodes = func() *tables {
 		}
 	}
 	t := new(tables)
-	buildCodes(t.lit[:], litBits, lens[:], litCodes, false)
+	litCodes.build(t.lit[:], lens[:])
 	for i := range lens[:32] {
 		lens[i] = 5
 	}
-	buildCodes(t.dist[:], distBits, lens[:32], distCodes, false)
+	distCodes.build(t.dist[:], lens[:32])
 	return t
 }()
 
-// buildCodes fills table, whose first 1<<index entries are looked up by the
-// next bits of a stream, for the canonical code with the given lengths; entry
-// says what the symbols are. It reports whether the code is one: lengths that
-// need more codes than there are, or leave some unused, are refused as zlib
-// refuses them. A code of one symbol of one bit is accepted if single is set,
-// and so is one without any symbol.
-func buildCodes(table []code, index int, lens []uint8, entry []code, single bool) bool {
-	var count, next [maxCode + 1]int
+// A coder is what build makes tables of.
+type coder struct {
+	count  [maxCode + 1]int // codes by length
+	sorted [288]codeWord    // the symbols in the order of their codes
+	first  [maxCode + 1]int // where in sorted the codes of a length begin
+	lits   [maxCode + 1]int // where the literals among them end
+}
+
+// A codeWord is a symbol, in the upper half, and its code word, the first bit
+// lowest.
+type codeWord uint32
+
+func (w codeWord) symbol() uint32 { return uint32(w >> 16) }
+func (w codeWord) word() uint     { return uint(w & 0xffff) }
+
+// build fills table, whose first entries are looked up by the next bits of a
+// stream, for the canonical code with the given lengths. It reports whether the
+// code is one: lengths that need more codes than there are, or leave some
+// unused, are refused as zlib refuses them.
+func (a *alphabet) build(table []code, lens []uint8) bool {
+	var c coder
 	for _, n := range lens {
-		count[n]++
+		c.count[n]++
 	}
-	count[0] = 0
+	c.count[0] = 0
+	var next [maxCode + 1]uint16 // code words, the first bit highest
 	left, total, longest := 1, 0, 0
 	for n := 1; n <= maxCode; n++ {
-		next[n] = total
-		total += count[n]
-		left = left<<1 - count[n]
+		next[n] = uint16(1<<n - left<<1)
+		c.first[n] = total
+		total += c.count[n]
+		left = left<<1 - c.count[n]
 		if left < 0 {
 			return false
 		}
-		if count[n] > 0 {
+		if c.count[n] > 0 {
 			longest = n
 		}
 	}
-	if left > 0 && !(single && longest <= 1) {
+	if left > 0 && !(a.single && longest <= 1) {
 		return false
 	}
-	var sorted [288]uint16 // symbols in the order of their codes
+	ends := c.first
 	for i, n := range lens {
+		if i == a.literals {
+			c.lits = ends
+		}
 		if n > 0 {
-			sorted[next[n]] = uint16(i)
+			c.sorted[ends[n]] = codeWord(i)<<16 | codeWord(bits.Reverse16(next[n])>>(16-n))
+			ends[n]++
 			next[n]++
 		}
 	}
 	if left > 0 {
-		for i := range table[:1<<index] {
-			table[i] = codeSpecial | codeInvalid | 1
-		}
-		if total == 1 {
-			for i := 0; i < 1<<index; i += 2 {
-				table[i] = entry[sorted[0]] + 1<<8 + 1
-			}
-		}
+		a.fillSingle(table, c.sorted[:total])
 		return true
 	}
-	fillCodes(table, index, sorted[:total], &count, entry)
+	a.fillSecond(table, &c, a.fill(table, &c))
 	return true
 }
 
-// fillCodes enters a complete code. Deflate sends codes with their first bit
-// lowest, so code words run through the table in bit-reversed order: as the
-// lengths grow, what has been filled so far is doubled.
-func fillCodes(table []code, index int, sorted []uint16, count *[maxCode + 1]int, entry []code) {
-	word, n := 0, 1
-	for ; n <= index; n++ {
-		for range count[n] {
-			table[word] = entry[sorted[0]] + code(n)<<8 + code(n)
-			sorted = sorted[1:]
-			word = nextWord(word, n)
-		}
-		if n < index {
-			copy(table[1<<n:], table[:1<<n])
-		}
+// fillSingle enters a code of one symbol of one bit, or of none.
+func (a *alphabet) fillSingle(table []code, sorted []codeWord) {
+	for i := range table[:1<<a.index] {
+		table[i] = codeInvalid + 1
 	}
-	end := 1 << index
-	prefix, start, sub := -1, 0, 0
-	for ; n <= maxCode; n++ {
-		for left := count[n]; left > 0; left-- {
-			if p := word & (1<<index - 1); p != prefix {
-				prefix, start = p, end
-				// The second table takes the longest codes that fit its prefix.
-				sub = n - index
-				for room := 1<<sub - left; room > 0 && sub+index < maxCode; {
-					sub++
-					room = room<<1 - count[sub+index]
-				}
-				end += 1 << sub
-				table[p] = codeSpecial | codeSecond | code(start)<<16 | code(sub)<<8 | code(index)
-			}
-			e := entry[sorted[0]] + code(n-index)<<8 + code(n-index)
-			sorted = sorted[1:]
-			for i := word >> index; i < 1<<sub; i += 1 << (n - index) {
-				table[start+i] = e
-			}
-			word = nextWord(word, n)
+	for _, w := range sorted {
+		for i := 0; i < 1<<a.index; i += 2 {
+			table[i] = a.entries[w.symbol()] + 1<<8 + 1
 		}
 	}
 }
 
-// nextWord adds one to a code word of n bits whose first bit is lowest. The
-// last word of a length is all ones, and becomes itself.
-func nextWord(word, n int) int {
-	up := bits.Len(uint(word ^ (1<<n - 1))) // the highest zero bit, from one
-	if up == 0 {
-		return word
+// fill enters a complete code in the first table, and returns the symbols whose
+// codes are longer. Deflate sends codes with their first bit lowest, so as the
+// lengths grow, what has been filled so far is doubled.
+func (a *alphabet) fill(table []code, c *coder) (longer []codeWord) {
+	table = table[:1<<a.index]
+	longer = c.sorted[:]
+	for n := 1; n <= a.index; n++ {
+		for _, w := range longer[:c.count[n]] {
+			table[w.word()] = a.entries[w.symbol()] + code(n)<<8 + code(n)
+		}
+		longer = longer[c.count[n]:]
+		if a.literals > 0 {
+			c.fillPairs(table, n)
+		}
+		if n < a.index {
+			copy(table[1<<n:], table[:1<<n])
+		}
 	}
-	return word&(1<<(up-1)-1) | 1<<(up-1)
+	return longer
+}
+
+// fillPairs enters all pairs of literals that take n bits together, in place of
+// the first one of each.
+func (c *coder) fillPairs(table []code, n int) {
+	for l := 1; l < n; l++ {
+		second := c.sorted[c.first[n-l]:c.lits[n-l]]
+		for _, v := range c.sorted[c.first[l]:c.lits[l]] {
+			e := codeLiteral | 2*codeOne | code(v.symbol())<<16 | code(n)
+			for _, w := range second {
+				table[v.word()|w.word()<<l] = e | code(w)<<8&(0xff<<24)
+			}
+		}
+	}
+}
+
+// fillSecond enters the codes that are longer than the index of the first table.
+func (a *alphabet) fillSecond(table []code, c *coder, longer []codeWord) {
+	end := uint(1) << a.index
+	prefix, start, sub := end, uint(0), 0
+	for n := a.index + 1; n <= maxCode; n++ {
+		for left := c.count[n]; left > 0; left-- {
+			w := longer[0]
+			longer = longer[1:]
+			if p := w.word() & (1<<a.index - 1); p != prefix {
+				prefix, start = p, end
+				// The second table takes the longest codes that fit its prefix.
+				sub = n - a.index
+				for room := 1<<sub - left; room > 0 && sub+a.index < maxCode; {
+					sub++
+					room = room<<1 - c.count[sub+a.index]
+				}
+				end += 1 << sub
+				table[p] = codeSecond | code(start)<<16 | code(sub)<<8 | code(a.index)
+			}
+			k := n - a.index
+			for i := w.word() >> a.index; i < 1<<sub; i += 1 << k {
+				table[start+i] = a.entries[w.symbol()] + code(k)<<8 + code(k)
+			}
+		}
+	}
 }

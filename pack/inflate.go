@@ -31,8 +31,8 @@ var errFull = errors.New("zlib stream holds more than its declared size")
 // symbols that mean nothing, distances before the beginning, preset
 // dictionaries, wrong checksums.
 type inflater struct {
-	dyn  tables
-	lens [maxLits + maxDists]uint8
+	recent recent
+	lens   [maxLits + maxDists]uint8
 }
 
 // run unpacks the stream at the front of src, which must hold exactly len(dst)
@@ -87,8 +87,9 @@ func (z *inflater) stream(dst, src []byte) (nd, ns int, err error) {
 		case 1:
 			nd, err = r.block(dst, nd, fixedCodes)
 		case 2:
-			if err = z.codes(&r); err == nil {
-				nd, err = r.block(dst, nd, &z.dyn)
+			var t *tables
+			if t, err = z.header(&r); err == nil {
+				nd, err = r.block(dst, nd, t)
 			}
 		default:
 			err = errors.New("unknown deflate block type")
@@ -107,8 +108,23 @@ func (z *inflater) stream(dst, src []byte) (nd, ns int, err error) {
 // lensOrder is the order in which the lengths of the lengths' codes are sent.
 var lensOrder = [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 
-// codes reads the codes of a block into z.dyn.
-func (z *inflater) codes(r *bitReader) error {
+// header reads the codes of a block.
+func (z *inflater) header(r *bitReader) (*tables, error) {
+	pos := r.pos()
+	t, known := z.recent.find(r.src, pos)
+	if known {
+		r.seek(pos + t.bits)
+		return &t.tables, nil
+	}
+	if err := z.codes(r, &t.tables); err != nil {
+		return nil, err
+	}
+	t.keep(r.src, pos, r.pos())
+	return &t.tables, nil
+}
+
+// codes reads codes and makes their tables.
+func (z *inflater) codes(r *bitReader, t *tables) error {
 	r.fill()
 	nlit, ndist, nlen := int(r.take(5))+257, int(r.take(5))+1, int(r.take(4))+4
 	if nlit > maxLits || ndist > maxDists {
@@ -120,62 +136,65 @@ func (z *inflater) codes(r *bitReader) error {
 		lens[i] = uint8(r.take(3))
 	}
 	var table [1 << lenBits]code
-	if !buildCodes(table[:], lenBits, lens[:], lenCodes, false) {
+	if !lenCodes.build(table[:], lens[:]) {
 		return errors.New("deflate code lengths have no code")
 	}
 	if err := z.lengths(r, &table, nlit+ndist); err != nil {
 		return err
 	}
-	if z.lens[256] == 0 {
+	switch {
+	case r.short():
+		return errShort
+	case z.lens[256] == 0:
 		return errors.New("deflate block without an end")
-	}
-	if !buildCodes(z.dyn.lit[:], litBits, z.lens[:nlit], litCodes, true) {
+	case !litCodes.build(t.lit[:], z.lens[:nlit]):
 		return errors.New("bad deflate literal code")
-	}
-	if !buildCodes(z.dyn.dist[:], distBits, z.lens[nlit:nlit+ndist], distCodes, true) {
+	case !distCodes.build(t.dist[:], z.lens[nlit:nlit+ndist]):
 		return errors.New("bad deflate distance code")
 	}
 	return nil
 }
 
-// lengths reads the lengths of n codes, run-length coded, into z.lens.
-func (z *inflater) lengths(r *bitReader, table *[1 << lenBits]code, n int) error {
-	for i := 0; i < n; {
+// lengths reads the lengths of n codes, run-length coded, into z.lens. What
+// follows the end of the source are zeros, so it ends there too.
+func (z *inflater) lengths(r *bitReader, table *[1 << lenBits]code, n int) (err error) {
+	lens := z.lens[:n]
+	for i := 0; i < n && err == nil; {
 		r.fill()
-		if r.short() {
-			return errShort
-		}
-		e := table[r.bits&(1<<lenBits-1)]
-		r.take(uint(e & 0xff))
-		sym := uint8(e >> 16)
-		if sym < 16 {
-			z.lens[i] = sym
-			i++
-			continue
-		}
-		var again int
-		var value uint8
-		switch sym {
-		case 16:
-			if i == 0 {
-				return errors.New("deflate code lengths repeat nothing")
+		bits, taken := r.bits, uint(0)
+		for k := 0; k < 4 && i < n; k++ { // each takes 14 bits at most
+			e := table[bits&(1<<lenBits-1)]
+			bits >>= e & 63
+			taken += uint(e & 63)
+			sym := uint8(e >> 16)
+			if sym < 16 {
+				lens[i] = sym
+				i++
+				continue
 			}
-			value = z.lens[i-1]
-			again = 3 + int(r.take(2))
-		case 17:
-			again = 3 + int(r.take(3))
-		default:
-			again = 11 + int(r.take(7))
+			value, again, extra := uint8(0), 3, uint(3)
+			switch {
+			case sym == 18:
+				again, extra = 11, 7
+			case sym == 16 && i > 0:
+				value, extra = lens[i-1], 2
+			case sym == 16:
+				err = errors.New("deflate code lengths repeat nothing")
+			}
+			again += int(bits & (1<<extra - 1))
+			bits >>= extra
+			taken += extra
+			if again > n-i {
+				err = errors.New("too many deflate code lengths")
+			}
+			for again = min(again, n-i); again > 0; again-- {
+				lens[i] = value
+				i++
+			}
 		}
-		if again > n-i {
-			return errors.New("too many deflate code lengths")
-		}
-		for range again {
-			z.lens[i] = value
-			i++
-		}
+		r.take(taken)
 	}
-	return nil
+	return err
 }
 
 // bitReader takes bits off a slice, the lowest of each byte first. Bits above
@@ -218,6 +237,17 @@ func (r *bitReader) take(n uint) uint {
 
 // short reports whether more bits were taken than there were.
 func (r *bitReader) short() bool { return 8*r.over > r.n }
+
+// pos returns how many bits have been taken.
+func (r *bitReader) pos() int { return 8*(r.p+int(r.over)) - int(r.n) }
+
+// seek goes to a place by its bits, which must be at least eight bytes before
+// the end.
+func (r *bitReader) seek(pos int) {
+	r.p, r.bits, r.n = pos>>3, 0, 0
+	r.fill()
+	r.take(uint(pos & 7))
+}
 
 // place returns how many bytes have been taken, the last one perhaps in part.
 func (r *bitReader) place() int {
