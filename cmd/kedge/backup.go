@@ -105,17 +105,20 @@ type backupResult struct {
 // backupSummary is what backup prints at its end.
 func backupSummary(o save.Options, seen index.Result, r save.Result) []byte {
 	var b bytes.Buffer
+	width, stored := len("deduplicated")+2, storedWord(o.DryRun)
+	if o.DryRun {
+		width = len(stored) + 2
+	}
 	line := func(what, format string, args ...any) {
-		fmt.Fprintf(&b, "%-14s%s\n", what, fmt.Sprintf(format, args...))
+		fmt.Fprintf(&b, "%-*s%s\n", width, what, fmt.Sprintf(format, args...))
 	}
 	commit := r.Commit.String()
 	if len(commit) > 12 {
 		commit = commit[:12]
 	}
-	switch {
-	case o.DryRun:
+	if o.DryRun {
 		line("not saved", "%s (dry run)", o.Name)
-	default:
+	} else {
 		line("saved", "%s, commit %s", o.Name, commit)
 	}
 	line("files", "%s in %s, %s", formatCount(r.Files), pluralOf(r.Dirs, "directory", "directories"), formatSize(r.Bytes))
@@ -126,7 +129,7 @@ func backupSummary(o save.Options, seen index.Result, r save.Result) []byte {
 	line("read", "%s in %s", formatSize(r.BytesRead), plural(r.FilesRead, "file"))
 	line("new", "%s", formatSize(r.BytesNew))
 	line("deduplicated", "%s", formatSize(r.BytesDedup))
-	line("stored", "%s in %s", formatSize(r.BytesStored), plural(r.ObjectsStored, "object"))
+	line(stored, "%s in %s", formatSize(r.BytesStored), plural(r.ObjectsStored, "object"))
 	line("time", "%s", formatSeconds(r.Elapsed))
 	return b.Bytes()
 }

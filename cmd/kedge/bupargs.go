@@ -39,6 +39,7 @@ const levelAnnotation = "kedge_level"
 // normalise translates a command line. It returns the command that will run.
 func normalise(root *cobra.Command, args []string) (argv []string, cmd *cobra.Command, err error) {
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		plainUsage(root)
 		return args, root, nil // a shell asks for completions: cobra's own business
 	}
 	n := normaliser{flags: root.Flags()}

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 const completionHelp = `Completion prints a script that makes a shell complete the commands, options and
@@ -36,4 +37,13 @@ func (a *app) completionCommand() *cobra.Command {
 		}
 		return usagef("there is no completion for the shell %s: bash, zsh and fish are known", quote(args[0]))
 	})
+}
+
+// plainUsage takes the marks off the help of all options that tell which word of
+// it names the value: a shell shows the text as it is.
+func plainUsage(cmd *cobra.Command) {
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { _, f.Usage = pflag.UnquoteUsage(f) })
+	for _, c := range cmd.Commands() {
+		plainUsage(c)
+	}
 }

@@ -119,6 +119,8 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case errors.As(err, &partial):
 		return exitPartial
+	case errors.As(err, &refused):
+		return exitRefused
 	case errors.As(err, &notFound), errors.As(err, &notDir), errors.As(err, &noLink), errors.As(err, &unknown):
 		return exitNotFound
 	case errors.As(err, &corrupt), errors.As(err, &missing):

@@ -39,6 +39,7 @@ func TestExitCode(t *testing.T) {
 		{alive, fmt.Errorf("x: %w", &pack.CorruptError{File: "x"}), 5, 2},
 		{alive, &repo.MissingError{}, 5, 2},
 		{alive, &codedError{exitRefused, errors.New("x")}, 6, 2},
+		{alive, fmt.Errorf("x: %w", &repo.RefusedError{Reason: "x"}), 6, 2},
 		{alive, fmt.Errorf("x: %w", fsx.ErrLocked), 7, 2},
 		{alive, &repo.BusyError{}, 7, 2},
 		{alive, &repo.RefChangedError{}, 7, 2},

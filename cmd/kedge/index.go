@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -242,17 +243,21 @@ func (a *app) listIndex(m indexModes, file string, args []string) error {
 	if err := a.doc.begin(a, "index"); err != nil {
 		return err
 	}
+	shown := args
 	if len(args) == 0 {
-		args = []string{"."}
+		args, shown = []string{"."}, []string{"."}
+		if a.name == "bup" { // which puts no "./" in front then
+			shown = []string{""}
+		}
 	}
-	for _, arg := range args {
+	for i, arg := range args {
 		root, err := sourcePath(arg)
 		if err != nil {
 			return err
 		}
 		it := a.indexRecords(ix, root)
 		for it.Next() {
-			if err := a.listRecord(m, it.Record(), root, arg); err != nil {
+			if err := a.listRecord(m, it.Record(), root, shown[i]); err != nil {
 				return err
 			}
 		}
@@ -290,14 +295,17 @@ type indexEntry struct {
 }
 
 // listRecord prints one line of the listing. The path begins as the argument
-// was written.
+// was written, and with nothing if that is empty.
 func (a *app) listRecord(m indexModes, r *index.Record, root, arg string) error {
 	status := r.Status()
 	if m.modified && status != 'A' && status != 'M' {
 		return nil
 	}
 	name := strings.TrimSuffix(arg, "/")
-	if below := strings.TrimPrefix(r.Path[len(root):], "/"); below != "" {
+	switch below := strings.TrimPrefix(r.Path[len(root):], "/"); {
+	case arg == "":
+		name = cmp.Or(below, ".")
+	case below != "":
 		name += "/" + below
 	}
 	if r.IsDir() {

@@ -116,7 +116,7 @@ func (a *app) saveCommand() *cobra.Command {
 		if err := a.printIDs(s, res); err != nil {
 			return err
 		}
-		a.ui.note("%s", saveLine(res))
+		a.ui.note("%s", saveLine(res, o.DryRun))
 		return saveOutcome(res)
 	})
 }
@@ -325,9 +325,17 @@ func (a *app) saveProgress(p save.Progress) {
 }
 
 // saveLine sums a save up in one line.
-func saveLine(r save.Result) string {
-	return fmt.Sprintf("%s read, %s new, %s stored, %s", formatSize(r.BytesRead), formatSize(r.BytesNew),
-		formatSize(r.BytesStored), formatSeconds(r.Elapsed))
+func saveLine(r save.Result, dry bool) string {
+	return fmt.Sprintf("%s read, %s new, %s %s, %s", formatSize(r.BytesRead), formatSize(r.BytesNew),
+		formatSize(r.BytesStored), storedWord(dry), formatSeconds(r.Elapsed))
+}
+
+// storedWord says of what is counted whether it is in the repository.
+func storedWord(dry bool) string {
+	if dry {
+		return "would be stored"
+	}
+	return "stored"
 }
 
 // saveOutcome is the outcome of a save of which parts may be missing.
