@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 
-	"github.com/kedgebackup/kedge/remote/wire"
 	"github.com/kedgebackup/kedge/repo"
 )
 
@@ -41,10 +40,4 @@ type greeting struct {
 type peer interface {
 	String() string    // the server, as messages name it
 	LastWords() string // the last lines of its stderr, "" for none
-}
-
-// newBup opens a repository on a server that speaks bup's protocol only. Info holds what
-// could be found out.
-func newBup(ctx context.Context, g *greeting, path string, o Options) (driver, wire.Info, error) {
-	return nil, wire.Info{}, wire.ErrUnsupported
 }

@@ -133,7 +133,7 @@ func kills(t *testing.T, w way, victim string, rounds int) {
 				defer close(dead)
 				time.Sleep(wait)
 				stop(cmd, syscall.SIGKILL)
-				must(t, "sh", "-c", "pkill -KILL -f 'server --repo build' || true")
+				must(t, "sh", "-c", "pkill -KILL -f '[s]erver --repo build' || true")
 			}()
 			r = command(t, c.env, binary, args...)
 			<-dead

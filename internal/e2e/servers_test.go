@@ -17,6 +17,7 @@ import (
 // A server keeps repositories for clients, in one of the ways that there are.
 type server struct {
 	root  string // of the repositories
+	bin   string // directory of kedge, if a login's PATH is not ours to set
 	keys  string // directory of the keys of clients and hosts
 	port  int
 	start func() *exec.Cmd
@@ -86,6 +87,7 @@ func startSSHD(t testing.TB) *server {
 	check(t, os.MkdirAll("/run/sshd", 0o755))
 	config := filepath.Join(s.keys, "sshd_config")
 	bin := mkdir(t, s.keys, "bin")
+	s.bin = bin
 	check(t, os.Symlink(binary, bin+"/kedge"))
 	check(t, os.Symlink(binary, bin+"/bup"))
 	write(t, config, fmt.Appendf(nil, `Port %d
@@ -156,6 +158,9 @@ func (s *server) addClient(t testing.TB, ssh, repo, role string, more ...string)
 	name := fmt.Sprintf("%s-%s-%d", repo, role, time.Now().UnixNano())
 	key := s.keygen(t, name)
 	must(t, binary, append([]string{"client", "add", "--root", s.root, "--authorized-keys", s.authorized(), repo, key + ".pub", "--role", role}, more...)...)
+	if s.bin != "" {
+		must(t, "sed", "-i", `s|command="kedge |command="`+s.bin+`/kedge |`, s.authorized())
+	}
 	known := filepath.Join(s.keys, "known_hosts")
 	pub, err := os.ReadFile(s.keys + "/host.pub")
 	check(t, err)

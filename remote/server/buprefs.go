@@ -112,7 +112,7 @@ func listRefs(ctx context.Context, s *session, arg string) error {
 }
 
 // updateRef moves a ref from where the client says that it is, and fails if it is not
-// there.
+// there. To zeros it is deleted, if the client may.
 func updateRef(ctx context.Context, s *session, ref string) error {
 	m := repo.Move{Ref: ref}
 	for _, id := range []*pack.ID{&m.New, &m.Old} {
@@ -126,9 +126,6 @@ func updateRef(ctx context.Context, s *session, ref string) error {
 		if *id, err = pack.ParseID(line); err != nil {
 			return err
 		}
-	}
-	if m.New.IsZero() {
-		return &repo.RefusedError{Reason: ref + ": refs are deleted on the server"}
 	}
 	if !strings.HasPrefix(ref, "refs/heads/") && !strings.HasPrefix(ref, "refs/tags/") {
 		return &repo.RefusedError{Reason: fmt.Sprintf("%.200q is neither below refs/heads nor below refs/tags", ref)}

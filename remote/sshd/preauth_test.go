@@ -286,6 +286,8 @@ func TestOfferOneProveAnother(t *testing.T) {
 			if got, err := r.setDir(name); got != want || err != nil {
 				t.Errorf("%d: b was proved, %s is opened: %v, %v", i, name, got, err)
 			}
+			r.conn.Close()
+			h.taken(0, 0)
 		}
 	}
 	h.good()

@@ -126,5 +126,6 @@ type wrapped struct {
 
 // Error says what is wrong, in the server's words.
 func (w *wrapped) Error() string { return fmt.Sprintf("server: %s", w.text) }
+
 // Unwrap returns the error that it stands for.
 func (w *wrapped) Unwrap() error { return w.err }
