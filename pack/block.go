@@ -40,6 +40,21 @@ func copy16(b []byte, i, j int) {
 	*(*[16]byte)(b[i : i+16 : i+16]) = *(*[16]byte)(b[j : j+16 : j+16])
 }
 
+// refill makes at least 56 bits available. There are eight bytes at p.
+func refill(src []byte, p int, bits uint64, n uint) (uint64, int, uint) {
+	return bits | load64(src, p)<<(n&63), p + int(^n>>3&7), n | 56
+}
+
+// drop takes the bits of e away.
+func drop(bits uint64, n uint, e code) (uint64, uint) { return bits >> (e & 63), n - uint(e) }
+
+// putLiterals writes the literals of e, and perhaps one byte more, and returns
+// where they end.
+func putLiterals(dst []byte, d int, e code) int {
+	store16(dst, d, uint16(e>>16))
+	return d + e.literals()
+}
+
 // fast decodes symbols as long as there is room to spare on both sides.
 //
 // What it waits for is the look-up of one code after the other, and branches
@@ -54,29 +69,21 @@ func (r *bitReader) fast(dst []byte, d int, t *tables) (nd int, end bool, err er
 	src, p, bits, n := r.src, r.p, r.bits, r.n
 	e := t.lit[bits&(1<<litBits-1)]
 	for p <= len(src)-fastIn && d <= len(dst)-fastOut {
-		bits |= load64(src, p) << (n & 63)
-		p += int(^n >> 3 & 7)
-		n |= 56
+		bits, p, n = refill(src, p, bits, n)
 		// Of 56 bits three look-ups of literals leave 20, enough for the next;
 		// two, and a length of 20, leave 12 for the look-up of a distance; a
 		// literal from a second table leaves 17.
 		if e&codeLiteral != 0 {
-			bits >>= e & 63
-			n -= uint(e)
-			store16(dst, d, uint16(e>>16))
-			d += e.literals()
+			bits, n = drop(bits, n, e)
+			d = putLiterals(dst, d, e)
 			e = t.lit[bits&(1<<litBits-1)]
 			if e&codeLiteral != 0 {
-				bits >>= e & 63
-				n -= uint(e)
-				store16(dst, d, uint16(e>>16))
-				d += e.literals()
+				bits, n = drop(bits, n, e)
+				d = putLiterals(dst, d, e)
 				e = t.lit[bits&(1<<litBits-1)]
 				if e&codeLiteral != 0 {
-					bits >>= e & 63
-					n -= uint(e)
-					store16(dst, d, uint16(e>>16))
-					d += e.literals()
+					bits, n = drop(bits, n, e)
+					d = putLiterals(dst, d, e)
 					e = t.lit[bits&(1<<litBits-1)]
 					continue
 				}
@@ -84,13 +91,11 @@ func (r *bitReader) fast(dst []byte, d int, t *tables) (nd int, end bool, err er
 		}
 		if e&codeSpecial != 0 {
 			if e&codeSecond == codeSecond {
-				bits >>= e & 63
-				n -= uint(e)
+				bits, n = drop(bits, n, e)
 				e = t.lit[uint64(e>>16)+bits&(1<<(e>>8&15)-1)]
 			}
 			if e&(codeLiteral|codeSpecial) != 0 {
-				bits >>= e & 63
-				n -= uint(e)
+				bits, n = drop(bits, n, e)
 				if e&codeLiteral != 0 {
 					dst[d] = byte(e >> 16)
 					d++
@@ -105,17 +110,13 @@ func (r *bitReader) fast(dst []byte, d int, t *tables) (nd int, end bool, err er
 			}
 		}
 		length := int(e>>16) + int(bits&(1<<(e&63)-1)>>(e>>8&15))
-		bits >>= e & 63
-		n -= uint(e)
+		bits, n = drop(bits, n, e)
 
 		f := t.dist[bits&(1<<distBits-1)]
-		bits |= load64(src, p) << (n & 63)
-		p += int(^n >> 3 & 7)
-		n |= 56
+		bits, p, n = refill(src, p, bits, n)
 		if f&codeSpecial != 0 {
 			if f&codeSecond == codeSecond {
-				bits >>= f & 63
-				n -= uint(f)
+				bits, n = drop(bits, n, f)
 				f = t.dist[uint64(f>>16)+bits&(1<<(f>>8&15)-1)]
 			}
 			if f&codeSpecial != 0 {
@@ -124,8 +125,7 @@ func (r *bitReader) fast(dst []byte, d int, t *tables) (nd int, end bool, err er
 			}
 		}
 		back := int(f>>16) + int(bits&(1<<(f&63)-1)>>(f>>8&15))
-		bits >>= f & 63
-		n -= uint(f)
+		bits, n = drop(bits, n, f)
 		e = t.lit[bits&(1<<litBits-1)]
 
 		if back < 16 || back > d || length > len(dst)-beyond-d {

@@ -5,7 +5,6 @@ import (
 	"compress/flate"
 	"compress/zlib"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -296,8 +295,8 @@ func referenceAdler(b []byte) uint32 {
 	return s2<<16 | s1
 }
 
-// FuzzInflate compares with the standard library. That accepts some codes that
-// zlib, and so git, does not; everything else must agree.
+// FuzzInflate compares with the standard library. TestInflateSweep does so a
+// thousand times as fast, with what it can think of itself.
 func FuzzInflate(f *testing.F) {
 	for _, b := range shapes() {
 		b = b[:min(len(b), 2000)]
@@ -319,7 +318,7 @@ func FuzzInflate(f *testing.F) {
 			t.Fatalf("accepted, but the standard library says %v", wantErr)
 		case err == nil && (n != wantN || !bytes.Equal(dst, want)):
 			t.Fatal("other bytes than the standard library's")
-		case err != nil && wantErr == nil && !stricter(err):
+		case err != nil && wantErr == nil:
 			t.Fatalf("%v, but the standard library accepts it", err)
 		}
 		if err == nil {
@@ -333,15 +332,4 @@ func FuzzInflate(f *testing.F) {
 			t.Fatalf("error of type %T", err)
 		}
 	})
-}
-
-// stricter reports whether zlib refuses for this reason what the standard
-// library accepts.
-func stricter(err error) bool {
-	for _, s := range []string{"have no code", "without an end"} {
-		if strings.Contains(fmt.Sprint(err), s) {
-			return true
-		}
-	}
-	return false
 }
