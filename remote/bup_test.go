@@ -29,7 +29,7 @@ type bupChild struct {
 	io.Reader
 	io.WriteCloser
 	cmd    *exec.Cmd
-	stderr *bytes.Buffer
+	stderr *words
 	once   sync.Once
 	err    error
 }
@@ -38,7 +38,7 @@ func (c *bupChild) String() string { return "bup" }
 
 func (c *bupChild) LastWords() string {
 	_ = c.Close()
-	return c.stderr.String()
+	return c.stderr.last()
 }
 
 func (c *bupChild) Close() error {
@@ -58,7 +58,7 @@ func startBup(t testing.TB, home string) *bupChild {
 	}
 	cmd := exec.Command(program, "server")
 	cmd.Env = append(os.Environ(), "BUP_DIR="+filepath.Join(home, "default"), "HOME="+home, "GIT_CONFIG_NOSYSTEM=1", "TZ=UTC")
-	c := &bupChild{cmd: cmd, stderr: new(bytes.Buffer)}
+	c := &bupChild{cmd: cmd, stderr: newWords(nil)}
 	cmd.Stderr = c.stderr
 	// Pipes of our own, as those of package exec are closed by Wait.
 	in, inW, err := os.Pipe()
@@ -297,6 +297,89 @@ func TestBupSuggestion(t *testing.T) {
 				t.Errorf("%d idx files are known", n)
 			}
 		})
+	}
+}
+
+// A server that dies in the middle of a session is an error that says so, in one line with
+// what it said last, and stays one.
+func TestBupDies(t *testing.T) {
+	ctx := context.Background()
+	home := t.TempDir()
+	child := startBup(t, home)
+	c := newBupClient(t, child, filepath.Join(home, "r"), Options{Create: new(CreateOptions)})
+	save := repotest.NewSave("a", 5)
+	if err := repotest.Store(ctx, c, save); err != nil {
+		t.Fatal(err)
+	}
+	// What only the server can find out, here that git has locked the ref.
+	lock := filepath.Join(home, "r/refs/heads/x.lock")
+	if err := os.WriteFile(lock, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	move := repo.Move{Ref: "refs/heads/x", New: save.Commit}
+	_, err := c.SetRef(ctx, move)
+	if lost := new(LostError); !errors.As(err, &lost) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"connection to bup lost", "fatal: ", "refs/heads/x.lock': File exists", "GitError: b'git update-ref' returned 128"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
+	}
+	if text := err.Error(); strings.Contains(text, "\n") || strings.Contains(text, "Traceback") || strings.Contains(text, "main.py") {
+		t.Errorf("a list of calls: %s", text)
+	}
+	if _, again := c.Refs(ctx, "refs/"); again != err {
+		t.Errorf("later: %v", again)
+	}
+	// The next connection goes on by itself.
+	if err := os.Remove(lock); err != nil {
+		t.Fatal(err)
+	}
+	c = newBupClient(t, startBup(t, home), filepath.Join(home, "r"), Options{})
+	if id, err := c.SetRef(ctx, move); err != nil || id != save.Commit {
+		t.Errorf("%v, %v", id, err)
+	}
+}
+
+// A server that is killed in the middle of an upload: nothing of it is there afterwards,
+// and the same can be sent again.
+func TestBupKilled(t *testing.T) {
+	ctx := context.Background()
+	home := t.TempDir()
+	child := startBup(t, home)
+	c := newBupClient(t, child, filepath.Join(home, "r"), Options{Create: new(CreateOptions)})
+	s, err := c.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	save := repotest.NewSave("a", 3000)
+	if err := s.Add(ctx, repo.Data, save.Data[:2000]); err != nil {
+		t.Fatal(err)
+	}
+	if err := child.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	err = s.Add(ctx, repo.Data, save.Data[2000:])
+	if err == nil {
+		err = s.Commit(ctx)
+	}
+	if lost := new(LostError); !errors.As(err, &lost) {
+		t.Fatalf("%v", err)
+	}
+	if again := s.Commit(ctx); again == nil {
+		t.Error("a commit succeeds afterwards")
+	}
+	_ = s.Close()
+	c = newBupClient(t, startBup(t, home), filepath.Join(home, "r"), Options{})
+	if lacks, err := c.Missing(ctx, nil, save.IDs()); err != nil || len(lacks) != len(save.IDs()) {
+		t.Errorf("%d of %d are missing, %v", len(lacks), len(save.IDs()), err)
+	}
+	if err := repotest.Store(ctx, c, save); err != nil {
+		t.Fatal(err)
+	}
+	if err := repotest.Check(ctx, c, save.IDs()); err != nil {
+		t.Error(err)
 	}
 }
 

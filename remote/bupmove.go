@@ -24,20 +24,9 @@ func (b *bupRepo) SetRef(ctx context.Context, m repo.Move) (pack.ID, error) {
 	if b.info.Rights&wire.MayAppend == 0 {
 		return pack.ID{}, &repo.RefusedError{Reason: "the server lists no commands that write"}
 	}
-	var c repo.Commit
-	if !m.New.IsZero() {
-		lacks, err := b.Missing(ctx, nil, []pack.ID{m.New})
-		if err != nil {
-			return pack.ID{}, err
-		}
-		if len(lacks) > 0 {
-			return pack.ID{}, &repo.MissingError{ID: m.New}
-		}
-	}
-	if m.Reparent {
-		if err := b.commit(ctx, m.New, &c); err != nil {
-			return pack.ID{}, err
-		}
+	c, err := b.moveTarget(ctx, m)
+	if err != nil {
+		return pack.ID{}, err
 	}
 	for try := 1; ; try++ {
 		err := b.do(ctx, func() error { return b.move(m) })
@@ -61,6 +50,48 @@ func (b *bupRepo) SetRef(ctx context.Context, m repo.Move) (pack.ID, error) {
 			return pack.ID{}, err
 		}
 	}
+}
+
+// moveTarget reads what a ref is to move to. The server would move one to anything that
+// git finds, and die of what git does not like; so it is made sure here that it is there
+// with what it names, and that a branch gets a commit.
+func (b *bupRepo) moveTarget(ctx context.Context, m repo.Move) (c repo.Commit, err error) {
+	if m.New.IsZero() {
+		return c, nil
+	}
+	if err := b.present(ctx, m.New); err != nil {
+		return c, err
+	}
+	err = b.Get(ctx, []pack.ID{m.New}, func(_ int, t pack.Type, body []byte) error {
+		if err := repo.CheckRefTarget(m.Ref, m.New, t); err != nil {
+			return err
+		}
+		switch {
+		case t == pack.Commit:
+			if c, err = repo.ParseCommit(body); err != nil {
+				return err
+			}
+		case m.Reparent:
+			return fmt.Errorf("%s: %v is no commit", m.Ref, m.New)
+		case t == pack.Blob:
+			return nil
+		}
+		kids, err := below(t, body)
+		if err != nil {
+			return err
+		}
+		return b.present(ctx, kids...)
+	})
+	return c, err
+}
+
+// present returns a *repo.MissingError for the first of some objects that is not there.
+func (b *bupRepo) present(ctx context.Context, ids ...pack.ID) error {
+	lacks, err := b.Missing(ctx, nil, ids)
+	if err == nil && len(lacks) > 0 {
+		err = &repo.MissingError{ID: lacks[0]}
+	}
+	return err
 }
 
 // move moves a ref if it is where it should be. One that is at New already is no error. An

@@ -3,7 +3,6 @@ package remote
 import (
 	"errors"
 	"io"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -129,99 +128,4 @@ func (l *link) explain(a Address, err error) error {
 		return err
 	}
 	return sshFailure(l.said.lines(), a)
-}
-
-// words is what a server says to people. It is passed on line by line, without the bytes
-// that make a terminal do things, and the last lines are kept for messages.
-type words struct {
-	mu   sync.Mutex
-	out  io.Writer
-	skip func(line string) bool // lines that are not passed on
-	part []byte                 // of a line
-	kept []string
-	size int // bytes in kept
-	left int // bytes that may still be passed on
-}
-
-// Limits of what is taken from a server that does not stop talking.
-const (
-	maxWordsLine = 1 << 10
-	maxWordsKept = 4 << 10
-	maxWords     = 256 << 10
-	lastLines    = 3
-)
-
-func newWords(out io.Writer) *words {
-	if out == nil {
-		out = io.Discard
-	}
-	return &words{out: out, left: maxWords, skip: func(string) bool { return false }}
-}
-
-// Write takes a piece of what is said. It never fails: nobody can be told.
-func (w *words) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, c := range p {
-		if c != '\n' && c != '\r' {
-			w.part = append(w.part, c)
-		}
-		if c == '\n' || c == '\r' || len(w.part) == maxWordsLine {
-			w.end()
-		}
-	}
-	return len(p), nil
-}
-
-// flush ends a line that has no end.
-func (w *words) flush() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.end()
-}
-
-func (w *words) end() {
-	line := strings.TrimRight(harmless(string(w.part)), " ")
-	w.part = w.part[:0]
-	if line == "" {
-		return
-	}
-	w.kept = append(w.kept, line)
-	w.size += len(line)
-	for w.size > maxWordsKept {
-		w.size -= len(w.kept[0])
-		w.kept = w.kept[1:]
-	}
-	if w.skip(line) || w.left < len(line) {
-		return
-	}
-	w.left -= len(line)
-	_, _ = io.WriteString(w.out, line+"\n")
-}
-
-// lines returns what is kept.
-func (w *words) lines() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return append([]string(nil), w.kept...)
-}
-
-// last returns the last lines in one.
-func (w *words) last() string {
-	lines := w.lines()
-	return strings.Join(lines[max(0, len(lines)-lastLines):], "; ")
-}
-
-// harmless replaces what does not print: control characters, broken UTF-8, and what
-// turns the direction of writing.
-func harmless(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t':
-			return ' '
-		case !strconv.IsPrint(r):
-			return '?'
-		}
-		return r
-	}, s)
 }

@@ -293,31 +293,6 @@ func TestInterruptIsIgnored(t *testing.T) {
 	}
 }
 
-func TestWords(t *testing.T) {
-	var out heard
-	w := newWords(&out)
-	for _, s := range []string{"plain\npro", "gress 10%\rprogress 20%\r\n", "\x1b[2Jgone\x07\u202e\xff ü\tx\n\n", "no end"} {
-		_, _ = io.WriteString(w, s)
-	}
-	w.flush()
-	const want = "plain\nprogress 10%\nprogress 20%\n?[2Jgone??\ufffd ü x\nno end\n"
-	if out.String() != want {
-		t.Errorf("passed on: %q\nwant       %q", out.String(), want)
-	}
-	if got := w.last(); got != "progress 20%; ?[2Jgone??\ufffd ü x; no end" {
-		t.Errorf("last words: %q", got)
-	}
-	// Somebody who does not stop is cut off, line by line and in all.
-	big := bytes.Repeat([]byte("x"), 3*maxWords)
-	_, _ = w.Write(big)
-	if n := len(out.String()); n > 2*maxWords {
-		t.Errorf("%d bytes were passed on", n)
-	}
-	if n := len(strings.Join(w.lines(), "")); n > maxWordsKept {
-		t.Errorf("%d bytes are kept", n)
-	}
-}
-
 func TestConnectingEndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -3,6 +3,8 @@ package repo
 import (
 	"fmt"
 	"strings"
+
+	"github.com/kedgebackup/kedge/pack"
 )
 
 // maxRefName is the longest name of a ref, in bytes. A file system takes 255
@@ -44,6 +46,16 @@ func CheckRefName(name string) error {
 	}
 	if parts[1][0] == '-' {
 		return bad("it begins with a dash")
+	}
+	return nil
+}
+
+// CheckRefTarget refuses to make a branch of what is no commit. Git moves no branch to
+// anything else, its fsck calls one that is there damaged, and bup's server, which asks
+// git, dies of being asked. Tags may name objects of all types.
+func CheckRefTarget(name string, id pack.ID, t pack.Type) error {
+	if t != pack.Commit && strings.HasPrefix(name, "refs/heads/") {
+		return fmt.Errorf("%s: %v is a %v, and a branch leads to commits only", name, id, t)
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func (p *Packs) SetRef(ctx context.Context, m Move) (pack.ID, error) {
 	if err := CheckRefName(m.Ref); err != nil {
 		return pack.ID{}, err
 	}
-	commit, isCommit, err := p.moveTarget(ctx, m.New)
+	commit, isCommit, err := p.moveTarget(ctx, m)
 	if err != nil {
 		return pack.ID{}, err
 	}
@@ -70,17 +70,20 @@ func (p *Packs) SetRef(ctx context.Context, m Move) (pack.ID, error) {
 }
 
 // moveTarget makes sure that what a ref is to move to is there, and reads it.
-func (p *Packs) moveTarget(ctx context.Context, id pack.ID) (c Commit, ok bool, err error) {
-	if id.IsZero() {
+func (p *Packs) moveTarget(ctx context.Context, m Move) (c Commit, ok bool, err error) {
+	if m.New.IsZero() {
 		return c, false, nil
 	}
-	missing, err := p.Missing(ctx, nil, []pack.ID{id})
+	missing, err := p.Missing(ctx, nil, []pack.ID{m.New})
 	if err != nil {
 		return c, false, err
 	} else if len(missing) > 0 {
-		return c, false, &MissingError{ID: id}
+		return c, false, &MissingError{ID: m.New}
 	}
-	t, err := p.commit(ctx, id, &c)
+	t, err := p.commit(ctx, m.New, &c)
+	if err == nil {
+		err = CheckRefTarget(m.Ref, m.New, t)
+	}
 	return c, t == pack.Commit, err
 }
 

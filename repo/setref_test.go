@@ -134,12 +134,16 @@ func TestStaleLocks(t *testing.T) {
 			t.Fatal("git does not respect the lock")
 		}
 	}
-	if _, err := p.SetRef(ctx, Move{Ref: testRef, Old: s.commit, New: s.tree}); err != nil {
+	next := makeSave("b", 1, s.commit)
+	if err := next.store(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.SetRef(ctx, Move{Ref: testRef, Old: s.commit, New: next.commit}); err != nil {
 		t.Fatal("a stale lock stops us:", err)
 	}
 	die(testRef, filePackedRefs)
 	git(t, dir, "config", "user.name", "x")
-	if _, err := p.SetRef(ctx, Move{Ref: testRef, Old: s.tree}); err != nil {
+	if _, err := p.SetRef(ctx, Move{Ref: testRef, Old: next.commit}); err != nil {
 		t.Fatal("stale locks stop a removal:", err)
 	}
 	die(fileConfig)
@@ -207,7 +211,7 @@ func TestForeignLock(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()
-	if _, err := p.SetRef(short, Move{Ref: testRef, Old: s.commit, New: s.tree}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := p.SetRef(short, Move{Ref: testRef, Old: s.commit}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 }

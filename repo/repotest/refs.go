@@ -115,11 +115,22 @@ func testMoves(t *testing.T, r repo.Repo) {
 	move(a.Commit, none, b.Commit, true)
 	move(b.Commit, none, none, false)
 	move(b.Commit, none, none, false)
-	move(none, b.Tree, b.Tree, false) // refs to other objects are allowed
 	lost := pack.Sum(pack.Commit, []byte("lost"))
-	if _, err := r.SetRef(ctx, repo.Move{Ref: name, Old: b.Tree, New: lost}); !errors.As(err, new(*repo.MissingError)) {
+	if _, err := r.SetRef(ctx, repo.Move{Ref: name, New: lost}); !errors.As(err, new(*repo.MissingError)) {
 		t.Fatal("moved to an object that is not there:", err)
 	}
+	// A tag may lead to anything, a branch to commits only.
+	const tag = "refs/tags/x"
+	for _, id := range []pack.ID{b.Tree, b.Data[0].ID, b.Commit} {
+		if _, err := r.SetRef(ctx, repo.Move{Ref: tag, Old: at(t, r, tag), New: id}); err != nil || at(t, r, tag) != id {
+			t.Fatalf("a tag of %v: %v", id, err)
+		}
+		if _, err := r.SetRef(ctx, repo.Move{Ref: name, New: id}); (err == nil) != (id == b.Commit) {
+			t.Fatalf("a branch of %v: %v", id, err)
+		}
+	}
+	// A server that was asked for something wrong goes on.
+	move(b.Commit, a.Commit, a.Commit, false)
 }
 
 func testReparent(t *testing.T, r repo.Repo) {
