@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/kedgebackup/kedge/pack"
 	"github.com/kedgebackup/kedge/repo/meta"
@@ -55,7 +56,7 @@ func (b *bupm) rewind() error {
 // record in short chunks is not looked at over and over.
 func (b *bupm) more() error {
 	for want := 2*len(b.buf) + 1; len(b.buf) < want; {
-		b.in.fill(b.file, &b.walk)
+		b.in.fill(b.file, &b.walk, math.MaxInt64)
 		if b.in.err != nil {
 			return b.in.err
 		}

@@ -32,14 +32,20 @@ const (
 // worst a crash can do is to lose one, and the proof is made again. Lines that
 // are neither, such as a torn last one, mean nothing.
 //
-// A proof holds as long as nobody takes packs away. Kedge's own gc takes names
-// off the list before it hides packs. If a pack of the list is not in the
+// A proof holds as long as nobody takes packs away. Kedge's own gc replaces the
+// list before it hides packs, by one of what will still be closed then, and says so:
+//
+//	gc 3
+//
+// is the first line after the third time. Whoever remembers a list of an earlier time
+// forgets it, and believes the new one. If a pack of the list is not in the
 // repository, or not of that size, somebody else has (git repack, bup gc, rm, a
 // damaged disk), and then no line is believed: what counts is proved anew, and
 // the list is replaced.
 
 // closedLine is one line of the list.
 type closedLine struct {
+	gc            int64 // how often gc replaced the list; nothing else is set then
 	uses          bool
 	name          string
 	size, idxSize int64
@@ -47,6 +53,9 @@ type closedLine struct {
 
 // append appends the line.
 func (l closedLine) append(dst []byte) []byte {
+	if l.gc > 0 {
+		return fmt.Appendf(dst, "gc %d\n", l.gc)
+	}
 	if l.uses {
 		dst = append(dst, "uses "...)
 	}
@@ -55,7 +64,7 @@ func (l closedLine) append(dst []byte) []byte {
 
 // lineOf returns the line for a pack.
 func lineOf(f *packFile, uses bool) closedLine {
-	return closedLine{uses, f.name, f.size, f.idxSize}
+	return closedLine{uses: uses, name: f.name, size: f.size, idxSize: f.idxSize}
 }
 
 // parseClosed returns the lines of the file, in its order.
@@ -70,6 +79,10 @@ func parseClosed(text []byte) (lines []closedLine) {
 }
 
 func parseClosedLine(raw string) (l closedLine, ok bool) {
+	if n, found := strings.CutPrefix(raw, "gc "); found {
+		l.gc, _ = strconv.ParseInt(strings.TrimSuffix(n, "\n"), 10, 64)
+		return l, l.gc > 0 && string(l.append(nil)) == raw
+	}
 	rest, uses := strings.CutPrefix(raw, "uses ")
 	name, sizes, _ := strings.Cut(rest, " ")
 	size, idxSize, _ := strings.Cut(strings.TrimSuffix(sizes, "\n"), " ")
@@ -80,7 +93,7 @@ func parseClosedLine(raw string) (l closedLine, ok bool) {
 	if !isPack || firstErr(err, err1, err2) != nil {
 		return l, false
 	}
-	l = closedLine{uses, name, n, m}
+	l = closedLine{uses: uses, name: name, size: n, idxSize: m}
 	return l, string(l.append(nil)) == raw
 }
 
@@ -93,8 +106,19 @@ func (d *Dir) closedPacks() ([]closedLine, error) {
 	return parseClosed(text), err
 }
 
+// gcCount returns how often gc replaced the list.
+func gcCount(lines []closedLine) (n int64) {
+	for _, l := range lines {
+		n = max(n, l.gc)
+	}
+	return n
+}
+
 // holds reports whether the pack of a line is there as it was.
 func (t *table) holds(l closedLine) bool {
+	if l.gc > 0 {
+		return true
+	}
 	f := t.byName[l.name]
 	return f != nil && f.size == l.size && f.idxSize == l.idxSize && f.damage.Load() == nil
 }
@@ -106,18 +130,25 @@ func (p *Packs) markClosed(t *table, lines []closedLine) {
 	for _, l := range lines {
 		lost = lost || !t.holds(l)
 	}
+	n := gcCount(lines)
+	tidied := n > p.gcs
+	p.gcs = n
 	for name, f := range p.table.Load().byName {
 		if t.byName[name] != f {
 			p.proof.stale.Store(true)
-			lost = lost || f.closed.Load() || f.relied.Load()
+			lost = lost || !tidied && (f.closed.Load() || f.relied.Load())
 		}
 	}
-	if lost {
+	if lost || tidied {
 		p.distrust(t)
+	}
+	if lost {
 		return
 	}
 	for _, l := range lines {
-		t.byName[l.name].closed.Store(!l.uses || t.byName[l.name].closed.Load())
+		if f := t.byName[l.name]; f != nil {
+			f.closed.Store(!l.uses || f.closed.Load())
+		}
 	}
 }
 
@@ -165,11 +196,16 @@ func (p *Packs) addClosed(ctx context.Context, packs []*packFile) error {
 		}
 	}
 	t := p.table.Load()
+	var add []byte
 	if stale {
 		packs = t.packs
+		for l := range listed {
+			if l.gc > 0 {
+				add = l.append(add)
+			}
+		}
 		clear(listed)
 	}
-	var add []byte
 	for _, f := range t.packs {
 		if l := lineOf(f, true); f.relied.Load() && !f.closed.Load() && !listed[l] {
 			add = l.append(add)
@@ -201,4 +237,34 @@ func appendLines(f *fsx.File, text, add []byte) error {
 		return err
 	}
 	return f.Sync()
+}
+
+// relist replaces the list by one of those packs that will be closed when gc has taken
+// others away: flock, replace.
+func (p *Packs) relist(ctx context.Context, closed, gone func(pack.ID) bool) error {
+	lock, err := p.dir.lock(ctx, fileClosed, fsx.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	old, err := p.dir.closedPacks()
+	if err != nil {
+		return err
+	}
+	used := make(map[string]bool)
+	for _, l := range old {
+		used[l.name] = used[l.name] || l.uses
+	}
+	text := closedLine{gc: gcCount(old) + 1}.append(nil)
+	for _, f := range p.table.Load().packs {
+		info, ok := f.info()
+		switch {
+		case ok && gone(info.Name):
+		case ok && closed(info.Name):
+			text = lineOf(f, false).append(text)
+		case used[f.name]:
+			text = lineOf(f, true).append(text)
+		}
+	}
+	return p.dir.fs.Replace(p.dir.name(fileClosed), text, modeState)
 }

@@ -46,6 +46,9 @@ type DirOptions struct {
 	// Wait is how long to wait for a lock that somebody else holds, another kedge,
 	// git or bup. 0: 30 s; negative: not at all.
 	Wait time.Duration
+	// Clock tells the time of the repository, by which receipts are dated and by which
+	// garbage becomes old; nil: time.Now.
+	Clock func() time.Time
 }
 
 // OpenDir opens a repository in a directory: dir itself, or dir/.git if that is there.
@@ -59,6 +62,9 @@ func OpenDir(ctx context.Context, dir string, o DirOptions) (*Packs, error) {
 	}
 	d := NewDir(o.FS, at)
 	d.patience = patience(o.Wait)
+	if o.Clock != nil {
+		d.clock = o.Clock
+	}
 	text, err := d.fs.ReadFile(d.name(fileConfig), maxConfig)
 	if noFile(err) {
 		return nil, &NotFoundError{What: "repository", Name: dir}

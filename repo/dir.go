@@ -47,6 +47,7 @@ type Dir struct {
 	fs       *fsx.FS
 	path     string
 	patience time.Duration // with the locks of others
+	clock    func() time.Time
 
 	mu    sync.Mutex
 	lease *lease // nil until something is created
@@ -60,8 +61,11 @@ func NewDir(fs *fsx.FS, path string) *Dir {
 	if fs == nil {
 		fs = new(fsx.FS)
 	}
-	return &Dir{fs: fs, path: path, patience: lockPatience}
+	return &Dir{fs: fs, path: path, patience: lockPatience, clock: time.Now}
 }
+
+// now returns the time of the repository, in whole seconds.
+func (d *Dir) now() time.Time { return time.Unix(d.clock().Unix(), 0) }
 
 // name returns the path of a file of the repository.
 func (d *Dir) name(rel string) string { return filepath.Join(d.path, filepath.FromSlash(rel)) }
@@ -178,7 +182,7 @@ func (d *Dir) Create(ctx context.Context) (Pending, error) {
 // begin returns a Dir of its own session on the same directory. promised are
 // the packs it relies on.
 func (d *Dir) begin(ctx context.Context, promised []string) (*Dir, error) {
-	own := &Dir{fs: d.fs, path: d.path, patience: d.patience}
+	own := &Dir{fs: d.fs, path: d.path, patience: d.patience, clock: d.clock}
 	l, err := takeLease(ctx, own, promised)
 	if err != nil {
 		return nil, err

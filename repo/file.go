@@ -124,10 +124,11 @@ type chunkBatch struct {
 	err    error
 }
 
-// fill takes the next chunks off a walk and gets them.
-func (b *chunkBatch) fill(f *File, w *chunkWalk) {
+// fill takes the next chunks off a walk, up to the one that begins at end or behind
+// it, and gets them.
+func (b *chunkBatch) fill(f *File, w *chunkWalk, end int64) {
 	var first []Chunk // for each id
-	if first, b.err = b.take(f.ctx, w); b.err != nil || len(first) == 0 {
+	if first, b.err = b.take(f.ctx, w, end); b.err != nil || len(first) == 0 {
 		return
 	}
 	b.err = f.r.Get(f.ctx, b.ids, func(i int, t pack.Type, body []byte) error {
@@ -150,7 +151,7 @@ func (b *chunkBatch) fill(f *File, w *chunkWalk) {
 
 // take collects chunks up to the size of a batch, and makes room for them. It
 // returns those that brought a new id.
-func (b *chunkBatch) take(ctx context.Context, w *chunkWalk) (first []Chunk, err error) {
+func (b *chunkBatch) take(ctx context.Context, w *chunkWalk, end int64) (first []Chunk, err error) {
 	b.chunks, b.ids, b.which, b.bodies = b.chunks[:0], b.ids[:0], b.which[:0], b.bodies[:0]
 	sum := int64(0)
 	for len(b.chunks) < batchChunks && sum < batchBytes {
@@ -158,7 +159,8 @@ func (b *chunkBatch) take(ctx context.Context, w *chunkWalk) (first []Chunk, err
 		if err != nil {
 			return nil, err
 		}
-		if !ok {
+		if !ok || c.Off >= end {
+			w.stack = w.stack[:0]
 			break
 		}
 		if n := len(b.ids); n == 0 || b.ids[n-1] != c.ID {
@@ -189,12 +191,24 @@ func (b *chunkBatch) take(ctx context.Context, w *chunkWalk) (first []Chunk, err
 // theirs when their bytes are there.
 func inBuffer(c Chunk) bool { return c.Size >= 0 && c.Size < batchBytes }
 
-// WriteTo writes the whole content. While one batch of chunks is written the
-// next is being read.
+// WriteTo writes the whole content.
 func (f *File) WriteTo(out io.Writer) (n int64, err error) {
-	err = f.batches(func(b *chunkBatch) error {
-		for i := range b.chunks {
-			k, err := out.Write(b.bodies[b.which[i]])
+	return f.WriteRange(out, 0, math.MaxInt64)
+}
+
+// WriteRange writes size bytes from off on, or what there is of them. While one
+// batch of chunks is written the next is being read.
+func (f *File) WriteRange(out io.Writer, off, size int64) (n int64, err error) {
+	if off < 0 || size < 0 {
+		return 0, errors.New("negative offset or size")
+	}
+	end := off + min(size, math.MaxInt64-off)
+	err = f.batches(off, end, func(b *chunkBatch) error {
+		for i, c := range b.chunks {
+			body := b.bodies[b.which[i]]
+			from := min(max(off-c.Off, 0), int64(len(body)))
+			to := max(from, min(end-c.Off, int64(len(body))))
+			k, err := out.Write(body[from:to])
 			n += int64(k)
 			if err != nil {
 				return err
@@ -205,14 +219,15 @@ func (f *File) WriteTo(out io.Writer) (n int64, err error) {
 	return n, err
 }
 
-// batches calls fn for one batch of chunks after another, reading one ahead.
-func (f *File) batches(fn func(*chunkBatch) error) error {
+// batches calls fn for one batch of chunks after another, from the chunk that
+// holds off to the one in front of end, reading one ahead.
+func (f *File) batches(off, end int64, fn func(*chunkBatch) error) error {
 	var w chunkWalk
-	if err := f.walk(&w, 0); err != nil {
+	if err := f.walk(&w, off); err != nil {
 		return err
 	}
 	cur, next := new(chunkBatch), new(chunkBatch)
-	cur.fill(f, &w)
+	cur.fill(f, &w, end)
 	for {
 		if cur.err != nil || len(cur.chunks) == 0 {
 			return cur.err
@@ -221,7 +236,7 @@ func (f *File) batches(fn func(*chunkBatch) error) error {
 		done := make(chan struct{})
 		if !last {
 			go func() {
-				next.fill(f, &w)
+				next.fill(f, &w, end)
 				close(done)
 			}()
 		}

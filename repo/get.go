@@ -64,6 +64,9 @@ func (p *Packs) Get(ctx context.Context, ids []pack.ID, fn func(i int, t pack.Ty
 	if err := p.refreshIfEnded(); err != nil {
 		return err
 	}
+	if p.far != nil {
+		return p.getFar(ctx, ids, fn)
+	}
 	want := make([]wanted, 0, len(ids))
 	var loose []int
 	for i, id := range ids {
@@ -77,6 +80,11 @@ func (p *Packs) Get(ctx context.Context, ids []pack.ID, fn func(i int, t pack.Ty
 		}
 		want = append(want, wanted{i, at})
 	}
+	return p.getAll(ctx, ids, want, loose, fn)
+}
+
+// getAll reads the objects of want from packs, and those with the places of loose.
+func (p *Packs) getAll(ctx context.Context, ids []pack.ID, want []wanted, loose []int, fn func(int, pack.Type, []byte) error) error {
 	for _, i := range loose {
 		if err := p.getLoose(ctx, ids[i], i, fn); err != nil {
 			return err
@@ -117,14 +125,18 @@ func (w *wanted) follows(prev wanted) bool {
 }
 
 // limitFor returns how long ranges should be so that workers have equal shares.
-func limitFor(want []wanted, workers int) int64 {
+func (p *Packs) limitFor(want []wanted, workers int) int64 {
 	total := int64(0)
 	for i := 1; i < len(want); i++ {
 		if want[i].follows(want[i-1]) {
 			total += want[i].off - want[i-1].off
 		}
 	}
-	return min(max(total/int64(workers*rangeShare), rangeFloor), rangeLimit)
+	share, floor := int64(rangeShare), int64(rangeFloor)
+	if p.far != nil {
+		share, floor = farShare, farFloor
+	}
+	return min(max(total/(int64(workers)*share), floor), rangeLimit)
 }
 
 // getRanges reads the objects of want, which is sorted, with as many
@@ -134,7 +146,10 @@ func (p *Packs) getRanges(ctx context.Context, ids []pack.ID, want []wanted, fn 
 		return nil
 	}
 	workers := runtime.GOMAXPROCS(0)
-	limit := limitFor(want, workers)
+	if p.far != nil {
+		workers = p.far.Parallel()
+	}
+	limit := p.limitFor(want, workers)
 	if cutTo(want, limit) == len(want) {
 		return p.getRange(ctx, ids, want, fn)
 	}
@@ -180,7 +195,7 @@ func (p *Packs) getRange(ctx context.Context, ids []pack.ID, want []wanted, fn f
 	if len(want) > 1 {
 		end := min(want[len(want)-1].off+tailGuess, file.size-packTrailer)
 		// If this fails the objects are read one by one, and fail then.
-		if b, err := file.pack.Range(r.buf, start, int(end-start)); err == nil {
+		if b, err := file.reader().Range(r.buf, start, int(end-start)); err == nil {
 			r.buf = b
 		}
 	}
@@ -223,18 +238,16 @@ func (p *Packs) object(ctx context.Context, r *reader, id pack.ID, at place, ent
 	if err == nil {
 		return t, body, nil
 	}
-	for _, f := range p.table.Load().packs {
-		if f == at.file {
-			continue
-		}
-		other, ok, findErr := p.findIn(f, id)
-		if findErr != nil || !ok {
-			continue
+	for tried := []*packFile{at.file}; ; {
+		other, ok := p.elsewhere(ctx, id, tried)
+		if !ok {
+			break
 		}
 		if t, body, otherErr := p.objectAt(r, id, other); otherErr == nil {
 			p.warn(at.file.packName(), err)
 			return t, body, nil
 		}
+		tried = append(tried, other.file)
 	}
 	if errors.Is(err, errGone) { // the pack was taken away; the object may be in a new one
 		if err := p.refresh(ctx); err != nil {
@@ -254,16 +267,20 @@ func (p *Packs) object(ctx context.Context, r *reader, id pack.ID, at place, ent
 // objectAt reads an object from one pack and compares its hash.
 func (p *Packs) objectAt(r *reader, id pack.ID, at place) (pack.Type, []byte, error) {
 	f := at.file
-	t, body, err := f.pack.Object(r.scratch, at.off, f.idx.Find)
+	pk, find := f.reader(), p.finder(f)
+	t, body, err := pk.Object(r.scratch, at.off, find)
 	if errors.Is(err, pack.ErrTooLarge) {
 		// Directories may be larger than any blob that one writes.
 		big := pack.NewScratch(maxTree)
-		if kind, _, e := f.pack.Header(big, at.off, f.idx.Find); e == nil && kind == pack.Tree {
-			t, body, err = f.pack.Object(big, at.off, f.idx.Find)
+		if kind, _, e := pk.Header(big, at.off, find); e == nil && kind == pack.Tree {
+			t, body, err = pk.Object(big, at.off, find)
 		}
 	}
 	if isGone(err) {
 		f.gone.Store(true)
+		if p.far != nil { // nobody else takes its packs away
+			p.warn(f.packName(), err)
+		}
 		return 0, nil, fmt.Errorf("%w: %w", errGone, err)
 	}
 	if err != nil {

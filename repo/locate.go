@@ -21,6 +21,9 @@ type place struct {
 // What the multi-pack-index says is looked up again in the idx of the pack
 // that it names: it may be older than what it describes.
 func (p *Packs) find(t *table, id pack.ID, want func(*packFile) bool) (place, bool, error) {
+	if p.far != nil {
+		return p.findFar(t, id, want)
+	}
 	first := p.recent.Load()
 	if first != nil && t.byName[first.name] == first && (want == nil || want(first)) {
 		if at, ok, err := p.findIn(first, id); ok || err != nil {

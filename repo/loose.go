@@ -37,7 +37,7 @@ func (p *Packs) looseObject(ctx context.Context, id pack.ID) (pack.Type, []byte,
 	name := "objects/" + hex[:2] + "/" + hex[2:]
 	f, err := p.store.Open(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil, &MissingError{ID: id}
+		return p.trashed(ctx, id)
 	} else if err != nil {
 		return 0, nil, err
 	}
@@ -96,4 +96,29 @@ func readLoose(r io.Reader) (pack.Type, []byte, error) {
 		return 0, nil, fmt.Errorf("%d bytes where the header says %d", n, size)
 	}
 	return t, body.Bytes(), nil
+}
+
+// trashed reads an object that garbage collection has taken away and not deleted yet. It
+// does not count as present; but whoever reads had a reason to think that it is there.
+func (p *Packs) trashed(ctx context.Context, id pack.ID) (t pack.Type, body []byte, err error) {
+	missing := &MissingError{ID: id}
+	if p.dir == nil {
+		return 0, nil, missing
+	}
+	p.trash.mu.Lock()
+	defer p.trash.mu.Unlock()
+	if p.trash.packs == nil {
+		if p.trash.packs, err = p.dir.openTrash(ctx, p.config); err != nil || p.trash.packs == nil {
+			return 0, nil, firstErr(err, missing)
+		}
+	}
+	from := p.trash.packs
+	if _, ok, err := from.findFresh(ctx, id); err != nil || !ok {
+		return 0, nil, firstErr(err, missing)
+	}
+	err = from.Get(ctx, []pack.ID{id}, func(_ int, typ pack.Type, b []byte) error {
+		t, body = typ, bytes.Clone(b)
+		return nil
+	})
+	return t, body, err
 }

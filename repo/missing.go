@@ -20,6 +20,9 @@ func (p *Packs) Missing(ctx context.Context, dst, ids []pack.ID) ([]pack.ID, err
 func (p *Packs) missing(ctx context.Context, dst, ids []pack.ID) ([]pack.ID, error) {
 	t := p.table.Load()
 	trust, open := p.distrusts.Load(), hasOpen(t)
+	if p.far != nil {
+		return p.missingFar(ctx, dst, ids, open)
+	}
 	for i, id := range ids {
 		if i&0xfff == 0xfff && ctx.Err() != nil {
 			return dst, ctx.Err()

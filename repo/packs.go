@@ -32,6 +32,7 @@ const (
 // the directory of packs changes.
 type Packs struct {
 	store    Store
+	far      FarStore // store, if it is one
 	keeper   keeper // refs, config, receipts, the list of closed packs
 	dir      *Dir   // the same, to be written to, and locks; nil if it is readOnly for good
 	config   Config
@@ -46,13 +47,18 @@ type Packs struct {
 	mu       sync.Mutex // held while the table is replaced
 	stamp    time.Time  // of the directory when the table was made
 	sure     bool       // the stamp tells of every change since
+	gcs      int64      // how often gc had replaced the list of closed packs
 	warnings map[string]error
 
 	allowed struct { // ids of git fsck that the config is known to ignore
 		sync.Mutex
 		ids map[string]bool
 	}
-	proof   proof // objects proved to be there with all below them
+	proof proof // objects proved to be there with all below them
+	trash struct { // what garbage collection took away; nil: not opened
+		mu    sync.Mutex
+		packs *Packs
+	}
 	scratch sync.Pool
 	ended   atomic.Bool
 }
@@ -73,6 +79,8 @@ type packFile struct {
 	ready atomic.Bool // idx and pack are set
 	idx   *pack.Idx
 	pack  *pack.Pack
+
+	bare atomic.Pointer[pack.Pack] // of a FarStore: the pack while nobody needs its idx
 }
 
 func (f *packFile) packName() string { return dirPacks + "/" + f.name + ".pack" }
@@ -105,6 +113,7 @@ type midxFile struct {
 func newPacks(store Store, dir *Dir, c Config, readOnly bool) *Packs {
 	p := &Packs{store: store, dir: dir, config: c, readOnly: readOnly, warnings: make(map[string]error)}
 	p.keeper = dir
+	p.far, _ = store.(FarStore)
 	p.files = files{store: store, open: make(map[string]*list.Element)}
 	p.scratch.New = func() any { return newReader() }
 	p.table.Store(&table{byName: map[string]*packFile{}})
@@ -144,6 +153,9 @@ func (p *Packs) Close() error {
 		return nil
 	}
 	p.files.close()
+	if p.trash.packs != nil {
+		p.trash.packs.Close()
+	}
 	if m := p.table.Load().midx; m != nil {
 		m.unused.Stop()
 		m.blob.Close()

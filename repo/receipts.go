@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
@@ -238,7 +237,7 @@ func (l *refLock) addReceipt(r Receipt) (Receipt, error) {
 		return r, err
 	}
 	r.Seq, r.Prev = last.Seq+1, sum
-	r.Time = max(time.Now().Unix(), last.Time)
+	r.Time = max(l.d.now().Unix(), last.Time)
 	line := r.Append(nil)
 	if len(line) > maxReceipt {
 		f.Close()

@@ -21,6 +21,15 @@ type State struct {
 	Config   []byte // the text of config
 	Receipts []byte // the text of kedge/receipts
 	Closed   []byte // the text of kedge/closed
+	Pruned   []byte // the text of kedge/pruned
+	Pins     []byte // the text of kedge/pins
+}
+
+// Files returns the parts of the state that are files, by their names in the repository.
+func (s *State) Files() map[string]*[]byte {
+	return map[string]*[]byte{
+		fileConfig: &s.Config, fileReceipts: &s.Receipts, fileClosed: &s.Closed, filePruned: &s.Pruned, filePins: &s.Pins,
+	}
 }
 
 // Path returns the directory of the repository, "" if it is in none.
@@ -52,9 +61,9 @@ func (d *Dir) readState(ctx context.Context) (s State, err error) {
 		}
 		return text
 	}
-	s.Config = read(fileConfig, maxConfig)
-	s.Receipts = read(fileReceipts, maxReceipts)
-	s.Closed = read(fileClosed, maxClosed)
+	for name, to := range s.Files() {
+		*to = read(name, maxReceipts)
+	}
 	head := strings.TrimSpace(string(read("HEAD", 4096)))
 	if to, ok := strings.CutPrefix(head, "ref: "); ok {
 		s.Head = to
@@ -80,7 +89,8 @@ func NewMirrorDir(ctx context.Context, fsys *fsx.FS, dir string) (*Dir, error) {
 // SetState makes a directory stand where a state says. What its refs reach must be there
 // (I2). The order, under the lock of the refs:
 //
-//	receipts, packed-refs, remove loose refs, HEAD, kedge/closed, config (replace each)
+//	receipts, packed-refs, remove loose refs, HEAD, kedge/closed, kedge/pruned, kedge/pins,
+//	config (replace each)
 //
 // All refs are in packed-refs then. A crash in between leaves some refs as they were and some
 // as they are to be; the next SetState completes it.
@@ -107,14 +117,14 @@ func (d *Dir) SetState(ctx context.Context, s State) error {
 			head = "refs/heads/main"
 		}
 		return firstErr(err, d.replace("HEAD", []byte("ref: "+head+"\n")), d.replace(fileClosed, s.Closed),
-			d.replace(fileConfig, s.Config))
+			d.replace(filePruned, s.Pruned), d.replace(filePins, s.Pins), d.replace(fileConfig, s.Config))
 	})
 }
 
 // replace gives a file other content, if it has other content.
 func (d *Dir) replace(name string, data []byte) error {
 	old, err := d.fs.ReadFile(d.name(name), maxReceipts)
-	if err == nil && bytes.Equal(old, data) {
+	if err == nil && bytes.Equal(old, data) || errors.Is(err, fs.ErrNotExist) && len(data) == 0 {
 		return nil
 	}
 	return d.fs.Replace(d.name(name), data, modeState)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/repo/meta"
 )
 
@@ -62,12 +63,20 @@ func (f *file) fail(r *run, err error) {
 
 // lost is fail and release for an object that cannot be had.
 func (f *file) lost(r *run, id pack.ID, err error) {
-	f.fail(r, asObject(f.saved(), fmt.Errorf("blob %v: %w", id, err)))
+	f.fail(r, asObject(f.saved(), ofBlob(id, err)))
 	if f.chunked {
 		f.release(r)
 	} else {
 		f.f.pins.Add(-1)
 	}
+}
+
+// ofBlob names a blob in an error, unless the error is about nothing else.
+func ofBlob(id pack.ID, err error) error {
+	if m, ok := err.(*repo.MissingError); ok && m.ID == id {
+		return err
+	}
+	return fmt.Errorf("blob %v: %w", id, err)
 }
 
 // whole writes a file of which body is all.
@@ -126,7 +135,7 @@ func (f *file) chunk(r *run, id pack.ID, rd read, body []byte) {
 	}
 	_, err := f.begun(r)
 	if err == nil && r.Sparse && isZero(body) {
-		r.noteHole(id)
+		r.noteHole(id, len(body))
 	} else if err == nil {
 		err = r.gather(f, id, body, rd.off)
 	}

@@ -37,7 +37,7 @@ type run struct {
 	slabs slabs
 
 	mu    sync.Mutex         // holds what follows, and what linkSets hold
-	zeros map[pack.ID]bool   // chunks of zero bytes only
+	zeros map[pack.ID]int64  // chunks of zero bytes only, and their sizes
 	open  map[*file]struct{} // files of several chunks that were begun
 	sets  map[linkKey]*linkSet
 	seals []seal
@@ -60,7 +60,7 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 		Options: o, system: o.System, euid: uint32(os.Geteuid()),
 		appliers: make(chan *meta.Applier, 4*o.Workers),
 		sets:     make(map[linkKey]*linkSet),
-		zeros:    make(map[pack.ID]bool), open: make(map[*file]struct{}),
+		zeros:    make(map[pack.ID]int64), open: make(map[*file]struct{}),
 	}
 	r.withheld = make(map[string]int)
 	r.hashers.New = func() any { return &checker{hasher: pack.NewHasher()} }

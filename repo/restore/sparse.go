@@ -87,21 +87,22 @@ const maxZeros = 1024
 // isZero reports whether b holds nothing but zeros.
 func isZero(b []byte) bool { return holeLen(b, 0) == len(b) }
 
-// noteHole remembers a chunk that is a hole.
-func (r *run) noteHole(id pack.ID) {
+// noteHole remembers a chunk that is a hole, and its size.
+func (r *run) noteHole(id pack.ID, size int) {
 	r.mu.Lock()
 	if len(r.zeros) < maxZeros {
-		r.zeros[id] = true
+		r.zeros[id] = int64(size)
 	}
 	r.mu.Unlock()
 }
 
-// isHole reports whether a chunk need not be written.
-func (r *run) isHole(id pack.ID) bool {
+// isHole reports whether a chunk need not be written. One of another size than it
+// should have is fetched, so that this is told of.
+func (r *run) isHole(id pack.ID, size int64) bool {
 	if !r.Sparse {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.zeros[id]
+	return r.zeros[id] == size && size > 0
 }

@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -9,9 +8,7 @@ import (
 	"io"
 	"math"
 	"strings"
-	"time"
 
-	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
 	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/repo/meta"
@@ -21,9 +18,9 @@ import (
 // were recorded, after the maps of o; with Numeric there are no names. Times are
 // exact. Extended attributes are records "SCHILY.xattr.NAME" and ACLs
 // "SCHILY.acl.access" and "SCHILY.acl.default" in text form, as GNU tar, star and
-// bsdtar read them. Hard links are kept among what is written. Sockets have no
-// place in an archive and are counted as errors. Of o, what is about a target does
-// not matter.
+// bsdtar read them. Hard links are kept among what is written, and with Sparse
+// long holes are holes in the archive. Sockets have no place in an archive and are
+// counted as errors. Of o, what is about a target does not matter.
 //
 // A file of which nothing can be read is left out and counted. One that turns out
 // to be damaged after its beginning was written makes Tar stop with an error: the
@@ -38,13 +35,13 @@ func Tar(ctx context.Context, o Options, w io.Writer) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	t := &archive{r: r, w: tar.NewWriter(w), names: make(map[linkKey]tarName)}
+	t := &archive{r: r, w: w, names: make(map[linkKey]tarName)}
 	for i := range list {
 		if err := t.root(&list[i]); err != nil {
 			return r.result(), err
 		}
 	}
-	err = t.w.Close()
+	_, err = w.Write(zeroTar[:]) // the end of an archive
 	return r.result(), err
 }
 
@@ -57,8 +54,9 @@ const (
 // archive is a tar stream being written.
 type archive struct {
 	r     *run
-	w     *tar.Writer
+	w     io.Writer
 	names map[linkKey]tarName
+	head  []byte // of an entry
 
 	batch  []item // files of one chunk, to be got together
 	bytes  int64
@@ -110,7 +108,8 @@ func (t *archive) read(lv *level, tree pack.ID) error {
 				return nil
 			}
 			it := item{f: f, mode: d.StatMode(), meta: *d.Meta}
-			return t.stopped(t.entry(&it, nil))
+			_, err := t.entry(&it, &tarHeader{}, 0)
+			return t.stopped(err)
 		}
 		return t.add(lv, d)
 	})
@@ -221,74 +220,89 @@ func (t *archive) large(it *item, chunked bool) error {
 	}
 	file := repo.OpenFile(t.r.ctx, t.r.Repo, it.id, chunked)
 	size, err := file.Size()
-	if err != nil {
-		if t.r.ctx.Err() != nil || !damage(err) {
-			return err
+	var body io.WriterTo = file
+	if err == nil && chunked {
+		var h *holed
+		if h, err = t.holed(file, size); h != nil {
+			body = h
 		}
-		t.r.fail(it.path(), asObject(it.saved(), fmt.Errorf("blob %v: %w", it.id, err)))
-		return nil
 	}
-	return t.content(it, size, file)
+	if err == nil {
+		return t.content(it, size, body)
+	}
+	if t.r.ctx.Err() != nil || !damage(err) {
+		return err
+	}
+	t.r.fail(it.path(), asObject(it.saved(), ofBlob(it.id, err)))
+	return nil
 }
 
 // content writes an item with its content, or as a link to the one that has it.
+// Size is that of the file; of one with holes the body is shorter.
 func (t *archive) content(it *item, size int64, body io.WriterTo) error {
 	key := linkKey{it.f.root.save, it.meta.Hardlink}
 	if key.path != "" {
 		if first, ok := t.names[key]; ok && first.id == it.id {
-			return t.entry(it, &tar.Header{Typeflag: tar.TypeLink, Linkname: first.name})
+			_, err := t.entry(it, &tarHeader{kind: tarLink, link: first.name}, 0)
+			return err
 		}
 	}
-	h := &tar.Header{Size: size}
-	if err := t.entry(it, h); err != nil {
+	h := &tarHeader{size: size}
+	if err := t.fill(it, h); err != nil {
+		t.r.fail(it.path(), err)
+		return nil
+	}
+	name := h.name
+	if holes, ok := body.(*holed); ok {
+		holes.dress(h, size)
+	}
+	ok, err := t.entry(it, h, size)
+	if err != nil || !ok {
 		return err
 	}
-	if key.path != "" && h.Name != "" {
-		t.names[key] = tarName{h.Name, it.id}
+	if key.path != "" {
+		t.names[key] = tarName{name, it.id}
 	}
-	if body == nil || h.Name == "" {
+	if body == nil {
 		return nil
 	}
 	if n, err := body.WriteTo(t.w); err != nil {
 		return fmt.Errorf("the archive is cut off: %w", asObject(it.saved(), err))
-	} else if n != size {
-		return fmt.Errorf("the archive is cut off: %w", asObject(it.saved(), fmt.Errorf("%d bytes, not %d", n, size)))
+	} else if n != h.size {
+		return fmt.Errorf("the archive is cut off: %w", asObject(it.saved(), fmt.Errorf("%d bytes, not %d", n, h.size)))
 	}
 	t.r.moved(size)
-	return nil
-}
-
-// entry writes the header of an item; h has what is known of it already. What
-// cannot be put into an archive is counted, and h.Name is empty then.
-func (t *archive) entry(it *item, h *tar.Header) error {
-	if h == nil {
-		h = &tar.Header{}
-	}
-	if err := t.fill(it, h); err != nil {
-		h.Name = ""
-		t.r.fail(it.path(), err)
-		return nil
-	}
-	err := t.w.WriteHeader(h)
-	if err != nil && strings.HasPrefix(err.Error(), "archive/tar: cannot encode header") { // it is of no exported type
-		h.Name = ""
-		t.r.fail(it.path(), err)
-		return nil
-	}
-	if err == nil {
-		t.r.done(it.f, it.name, written, h.Size)
-	}
+	_, err = t.w.Write(zeroTar[:tarPadding(h.size)])
 	return err
 }
 
-// fill completes a header.
-func (t *archive) fill(it *item, h *tar.Header) error {
-	h.Format = tar.FormatPAX
-	if h.Name = strings.TrimPrefix(it.path(), "/"); h.Name == "" {
-		h.Name = "./"
+// entry writes the header of an item, after filling in what is not in it yet. What
+// cannot be put into an archive is counted, and ok is false then.
+func (t *archive) entry(it *item, h *tarHeader, size int64) (ok bool, err error) {
+	if h.name == "" {
+		err = t.fill(it, h)
 	}
-	h.Mode = int64(it.mode & 0o7777)
-	if h.Typeflag == 0 {
+	if err == nil {
+		err = h.check()
+	}
+	if err != nil {
+		t.r.fail(it.path(), err)
+		return false, nil
+	}
+	t.head = h.append(t.head[:0])
+	if _, err = t.w.Write(t.head); err == nil {
+		t.r.done(it.f, it.name, written, size)
+	}
+	return err == nil, err
+}
+
+// fill completes a header.
+func (t *archive) fill(it *item, h *tarHeader) error {
+	if h.name = strings.TrimPrefix(it.path(), "/"); h.name == "" {
+		h.name = "./"
+	}
+	h.mode = it.mode & 0o7777
+	if h.kind == 0 {
 		if err := t.setType(it, h); err != nil {
 			return err
 		}
@@ -296,41 +310,38 @@ func (t *archive) fill(it *item, h *tar.Header) error {
 	if it.meta.Mode == 0 {
 		return nil
 	}
-	h.ModTime, h.AccessTime = stdTime(it.meta.Mtime), stdTime(it.meta.Atime)
+	h.mtime, h.atime, h.timed = it.meta.Mtime, it.meta.Atime, true
 	if err := t.setOwner(&it.meta, h); err != nil {
 		return err
 	}
-	if h.Typeflag == tar.TypeLink {
-		return nil
+	if h.kind != tarLink {
+		t.setExtras(it, h)
 	}
-	t.setExtras(it, h)
 	return nil
 }
 
-func stdTime(at fsx.Time) time.Time { return time.Unix(at.Sec, int64(at.Nsec)) }
-
-func (t *archive) setType(it *item, h *tar.Header) (err error) {
+func (t *archive) setType(it *item, h *tarHeader) (err error) {
 	switch it.mode & meta.TypeMask {
 	case meta.TypeFile:
-		h.Typeflag = tar.TypeReg
+		h.kind = tarFile
 	case meta.TypeDir:
-		h.Typeflag = tar.TypeDir
+		h.kind = tarDir
 	case meta.TypeFIFO:
-		h.Typeflag = tar.TypeFifo
+		h.kind = tarFIFO
 	case meta.TypeChar:
-		h.Typeflag = tar.TypeChar
+		h.kind = tarChar
 	case meta.TypeBlock:
-		h.Typeflag = tar.TypeBlock
+		h.kind = tarBlk
 	case meta.TypeSymlink:
-		h.Typeflag = tar.TypeSymlink
-		if h.Linkname = it.meta.Symlink; h.Linkname == "" {
-			h.Linkname, err = repo.ReadLink(t.r.ctx, t.r.Repo, it.id)
+		h.kind = tarSymlink
+		if h.link = it.meta.Symlink; h.link == "" {
+			h.link, err = repo.ReadLink(t.r.ctx, t.r.Repo, it.id)
 		}
 	default:
 		err = fmt.Errorf("unknown type of file, mode %o", it.mode)
 	}
-	if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
-		h.Devmajor, h.Devminor = device(it.meta.Rdev)
+	if h.kind == tarChar || h.kind == tarBlk {
+		h.major, h.minor = device(it.meta.Rdev)
 	}
 	return err
 }
@@ -341,7 +352,7 @@ func device(rdev uint64) (major, minor int64) {
 	return int64(rdev>>8&0xfff | rdev>>32&^0xfff), int64(rdev&0xff | rdev>>12&0xffffff00)
 }
 
-func (t *archive) setOwner(m *meta.Meta, h *tar.Header) error {
+func (t *archive) setOwner(m *meta.Meta, h *tarHeader) error {
 	uid, gid := m.UID, m.GID
 	if uid < 0 || gid < 0 || uid > math.MaxUint32 || gid > math.MaxUint32 {
 		return fmt.Errorf("no such owner: %d:%d", uid, gid)
@@ -352,32 +363,28 @@ func (t *archive) setOwner(m *meta.Meta, h *tar.Header) error {
 	if to, ok := t.r.MapGID[uint32(gid)]; ok {
 		gid = int64(to)
 	}
-	h.Uid, h.Gid = int(uid), int(gid)
+	h.uid, h.gid = uid, gid
 	if t.r.Numeric {
 		return nil
 	}
-	h.Uname, h.Gname = m.User, m.Group
+	h.user, h.group = m.User, m.Group
 	if to, ok := t.r.MapUser[m.User]; ok {
-		h.Uname = to
+		h.user = to
 	}
 	if to, ok := t.r.MapGroup[m.Group]; ok {
-		h.Gname = to
+		h.group = to
 	}
 	return nil
 }
 
 // setExtras adds the records for ACLs and extended attributes. The latter hold
 // the ACLs once more, by number; with both a reader would have to choose.
-func (t *archive) setExtras(it *item, h *tar.Header) {
+func (t *archive) setExtras(it *item, h *tarHeader) {
 	m := &it.meta
 	set := func(key, value string) {
-		if value == "" {
-			return
+		if value != "" {
+			h.add(key, value)
 		}
-		if h.PAXRecords == nil {
-			h.PAXRecords = make(map[string]string)
-		}
-		h.PAXRecords[key] = value
 	}
 	if acl := m.Extras.ACL; acl != nil {
 		access, dflt := acl.Access, acl.Default
@@ -390,7 +397,7 @@ func (t *archive) setExtras(it *item, h *tar.Header) {
 	for _, x := range m.Extras.Xattrs {
 		switch {
 		case strings.HasPrefix(x.Name, "system.posix_acl_") && m.Extras.ACL != nil:
-		case strings.Contains(x.Name, "="): // where the name ends in a record
+		case strings.ContainsAny(x.Name, "=\x00"): // where the name ends in a record, or in memory
 			t.r.fail(it.path(), fmt.Errorf("an archive cannot hold the extended attribute %q", x.Name))
 		default:
 			set("SCHILY.xattr."+x.Name, x.Value)

@@ -142,7 +142,7 @@ func (b *batch) addChunks(f *file) error {
 	err := repo.OpenFile(b.r.ctx, b.r.Repo, f.id, true).Chunks(0, func(c repo.Chunk) error {
 		if c.Size >= 0 {
 			f.grow(c.Off + c.Size)
-			if b.r.isHole(c.ID) {
+			if b.r.isHole(c.ID, c.Size) {
 				return nil
 			}
 		}
