@@ -229,7 +229,7 @@ type PackUse struct {
 	// DeadTree says that a dead object is no blob. It is not found out for a pack of
 	// which a tenth is dead, which is enough to write it anew.
 	DeadTree bool
-	Browse               int // live objects that are no contents of files
+	Browse   int // live objects that are no contents of files
 }
 
 // Use counts what of each pack is reached. It looks at the headers of as few dead objects

@@ -33,8 +33,8 @@ const (
 type Packs struct {
 	store    Store
 	far      FarStore // store, if it is one
-	keeper   keeper // refs, config, receipts, the list of closed packs
-	dir      *Dir   // the same, to be written to, and locks; nil if it is readOnly for good
+	keeper   keeper   // refs, config, receipts, the list of closed packs
+	dir      *Dir     // the same, to be written to, and locks; nil if it is readOnly for good
 	config   Config
 	readOnly bool
 	files    files
@@ -54,7 +54,7 @@ type Packs struct {
 		sync.Mutex
 		ids map[string]bool
 	}
-	proof proof // objects proved to be there with all below them
+	proof proof    // objects proved to be there with all below them
 	trash struct { // what garbage collection took away; nil: not opened
 		mu    sync.Mutex
 		packs *Packs
