@@ -89,7 +89,7 @@ func way(a Address, o *Options) (func(context.Context, Address, Options, string)
 	case "system":
 		return startSSH, nil
 	case "":
-		if _, err := exec.LookPath(program); err != nil && program == "ssh" {
+		if _, err := exec.LookPath(program); err != nil && program == usualSSH {
 			return dialSSH, nil
 		}
 		return startSSH, nil

@@ -80,7 +80,7 @@ func echo(conn io.ReadWriteCloser, _ Options) error {
 }
 
 func TestSSHArgs(t *testing.T) {
-	const usual = "-o ClearAllForwardings=yes -o ConnectTimeout=30 -o ServerAliveInterval=15 -o ServerAliveCountMax=3"
+	const usual = "-o ClearAllForwardings=yes -o Compression=no -o ConnectTimeout=30 -o ServerAliveInterval=15 -o ServerAliveCountMax=3"
 	tests := []struct {
 		a     Address
 		o     Options

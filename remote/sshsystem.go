@@ -19,8 +19,11 @@ func (o *Options) sshProgram() string {
 			return program
 		}
 	}
-	return "ssh"
+	return usualSSH
 }
+
+// usualSSH is the program that is taken if nobody says otherwise.
+const usualSSH = "ssh"
 
 // startSSH has the system's ssh run a command on another host.
 //
@@ -38,6 +41,9 @@ func startSSH(ctx context.Context, a Address, o Options, command string) (*link,
 	program := o.sshProgram()
 	if _, err := exec.LookPath(program); err != nil {
 		return nil, fmt.Errorf("there is no program %s here", program)
+	}
+	if program == usualSSH { // what another program would make of the question is not known
+		args = append(cipherArgs(ctx, program, args[:len(args)-2]), args...)
 	}
 	argv := append([]string{program}, args...)
 	if !batch {
@@ -65,7 +71,8 @@ func hasTerminal() bool {
 }
 
 // sshArgs returns the arguments of ssh. Nothing of the address but user, host and port is
-// among them. What a user's configuration would forward has no business here.
+// among them. What a user's configuration would forward has no business here, and
+// compressing what is compressed costs a core and wins nothing.
 func sshArgs(a Address, o Options, command string, batch bool) ([]string, error) {
 	args := []string{"-T", "-a", "-x"}
 	if a.Port != 0 {
@@ -76,6 +83,7 @@ func sshArgs(a Address, o Options, command string, batch bool) ([]string, error)
 	}
 	options := []string{
 		"ClearAllForwardings=yes",
+		"Compression=no",
 		fmt.Sprintf("ConnectTimeout=%d", max(1, int(o.Timeout/time.Second))),
 		fmt.Sprintf("ServerAliveInterval=%d", keepaliveEvery/time.Second),
 		fmt.Sprintf("ServerAliveCountMax=%d", keepaliveMisses),
