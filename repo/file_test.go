@@ -115,6 +115,10 @@ func TestFileContent(t *testing.T) {
 			if !bytes.Equal(p[:n], want) || (err == nil) != (n == len(p)) || err != nil && err != io.EOF {
 				t.Fatalf("%s of %d: ReadAt(%d, %d) = %d, %v", v.chunker, len(v.data), len(p), off, n, err)
 			}
+			out.Reset()
+			if n, err := f.WriteRange(&out, int64(off), int64(len(p))); err != nil || n != int64(len(want)) || !bytes.Equal(out.Bytes(), want) {
+				t.Fatalf("%s of %d: WriteRange(%d, %d) = %d, %v", v.chunker, len(v.data), off, len(p), n, err)
+			}
 		}
 	}
 }
@@ -130,6 +134,9 @@ func TestFileReaderAt(t *testing.T) {
 	}
 	if _, err := f.ReadAt(make([]byte, 1), -1); err == nil || err == io.EOF {
 		t.Errorf("negative offset: %v", err)
+	}
+	if _, err := f.WriteRange(io.Discard, -1, 1); err == nil {
+		t.Error("negative offset is taken")
 	}
 }
 

@@ -76,6 +76,14 @@ func (a *app) catFile(ctx context.Context, r repo.Repo, path string, n *repo.Nod
 		return wrongKind(path, "is no regular file")
 	}
 	_, err := repo.OpenFile(ctx, r, n.ID, n.Chunked).WriteTo(a.out)
+	return ofPath(path, err)
+}
+
+// ofPath names the path in an error about an object.
+func ofPath(path string, err error) error {
+	if exitCode(context.Background(), err) == exitDamaged {
+		return fmt.Errorf("%s: %w", quote(path), err)
+	}
 	return err
 }
 
@@ -109,5 +117,5 @@ func (a *app) catBupm(ctx context.Context, r repo.Repo, path string, n *repo.Nod
 		return &codedError{exitNotFound, fmt.Errorf("no metadata of %s were saved", quote(path))}
 	}
 	_, err = repo.OpenFile(ctx, r, bupm.ID, bupm.Mode == repo.ModeDir).WriteTo(a.out)
-	return err
+	return ofPath(path, err)
 }

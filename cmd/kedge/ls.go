@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -125,6 +126,7 @@ type lister struct {
 	v    *repo.VFS
 	rows []*lsRow // of a directory, waiting for their sizes or to be put in columns
 	said bool     // something was printed
+	lost bool     // metadata could not be read
 }
 
 // paths lists one path after the other. One that fails is told of, and the
@@ -151,8 +153,9 @@ func (l *lister) paths(args []string) error {
 		}
 		failed = err
 	}
-	if failed == nil && l.a.ui.warned() > 0 {
-		failed = &partialError{"some metadata could not be read"}
+	if failed == nil && l.lost {
+		failed = withHint(&codedError{exitDamaged, errors.New("the repository is damaged: some metadata could not be read")},
+			fmt.Sprintf("'%s fsck' tells which saves and paths are affected", l.a.name))
 	}
 	return failed
 }
@@ -234,6 +237,7 @@ func (l *lister) dir(d pending) (below []pending, err error) {
 	hidden := l.o.all || l.o.almostAll
 	err = l.v.ReadDir(l.ctx, &d.node, l.o.long || l.a.common.json, func(n *repo.Node) error {
 		if n.Err != nil {
+			l.lost = true
 			l.a.ui.warn(path.Join(d.name, n.Name), n.Err)
 		}
 		if n.Name == "." || !hidden && strings.HasPrefix(n.Name, ".") {

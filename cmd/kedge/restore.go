@@ -30,13 +30,14 @@ Into a directory that is not new, set-id bits, devices and system attributes are
 off unless --system asks for them: they are named, and the exit code is 3, as it is when
 something else could not be restored.
 
---tar writes an archive to standard output instead, with all metadata.
+--tar writes an archive to standard output instead, with all metadata; long holes
+stay holes in it, unless --no-sparse asks for zeros.
 
 -v lists what is written (+) and removed (-), -vv also what is left alone (=).`
 
 const restoreExample = `  kedge restore -C /tmp/out web1/latest/etc/nginx
   kedge restore -C / --system web1/2026-07-22-231500/.
-  kedge restore --tar web1/latest/home | ssh other tar -xp`
+  kedge restore --tar web1/latest/home | ssh other tar --xattrs --acls -xp`
 
 // restoring are the options of restore.
 type restoring struct {
@@ -97,8 +98,12 @@ func (a *app) restoreOptions(o restoring, args []string) (restore.Options, error
 	if ro.Overwrite, ok = when[o.overwrite]; !ok {
 		return ro, usagef("option --overwrite: %s is none of never, if-changed and always", quote(o.overwrite))
 	}
-	if o.tar && (a.common.json || o.outdir != "" || o.remove || o.verify || o.dryRun) {
-		return ro, usagef("--tar writes to standard output: it goes neither with --json nor with --outdir, --delete, --verify or --dry-run")
+	switch {
+	case !o.tar:
+	case a.common.json || o.outdir != "" || o.remove || o.verify || o.dryRun || o.system || ro.Overwrite != restore.IfChanged:
+		return ro, usagef("--tar writes to standard output: it goes neither with --json nor with what is about a directory: --outdir, --overwrite, --delete, --system, --verify, --dry-run")
+	case a.outTTY > 0:
+		return ro, withHint(usagef("--tar: standard output is a terminal"), "send the archive to a file, '> FILE', or to a program, '| tar -t'")
 	}
 	if a.common.verbose > 0 {
 		ro.Seen = a.listRestore
@@ -137,6 +142,9 @@ func (a *app) restore(ctx context.Context, o restoring, ro restore.Options) erro
 		if exitCode(context.Background(), err) == exitDamaged {
 			damaged.Store(true)
 		}
+		if oe, ok := err.(*restore.ObjectError); ok { // it says where that is in the repository
+			path, err = oe.Path, oe.Err
+		}
 		a.ui.warn(path, err)
 	}
 	var res restore.Result
@@ -150,18 +158,43 @@ func (a *app) restore(ctx context.Context, o restoring, ro restore.Options) erro
 		return err
 	}
 	a.doc.result = restoreJSON(res)
-	a.ui.note("%s and %s written (%s), %s left alone, %s removed, %s", plural(res.Files, "file"), pluralOf(res.Dirs, "directory", "directories"),
-		formatSize(res.Bytes), formatCount(res.Kept), formatCount(res.Removed), formatSeconds(a.now().Sub(start)))
-	return restoreOutcome(res, damaged.Load())
+	a.ui.note("%s, %s", restoreSummary(o, res), formatSeconds(a.now().Sub(start)))
+	return a.restoreOutcome(o, res, damaged.Load())
+}
+
+// restoreSummary says what was done.
+func restoreSummary(o restoring, r restore.Result) string {
+	s := fmt.Sprintf("%s and %s ", plural(r.Files, "file"), pluralOf(r.Dirs, "directory", "directories"))
+	switch {
+	case o.tar:
+		s += "in the archive"
+	case o.dryRun:
+		s += "would be written"
+	default:
+		s += "written"
+	}
+	s += " (" + formatSize(r.Bytes) + ")"
+	if o.tar { // there is nothing that could be left alone
+		return s
+	}
+	s += ", " + formatCount(r.Kept) + " left alone"
+	if o.remove {
+		s += ", " + formatCount(r.Removed) + " removed"
+	}
+	return s
 }
 
 // restoreOutcome is the outcome of a restore that may not have been complete.
 // That the repository is damaged is the graver news.
-func restoreOutcome(r restore.Result, damaged bool) error {
+func (a *app) restoreOutcome(o restoring, r restore.Result, damaged bool) error {
 	var parts []string
 	var advice []string
 	if r.Errors > 0 {
-		parts = append(parts, plural(r.Errors, "item")+" not, or not fully, restored; the rest is")
+		done := "restored"
+		if o.tar {
+			done = "in the archive"
+		}
+		parts = append(parts, plural(r.Errors, "item")+" not, or not fully, "+done+"; the rest is")
 	}
 	if r.Withheld > 0 {
 		parts = append(parts, plural(r.Withheld, "system attribute")+" left off")
@@ -171,7 +204,7 @@ func restoreOutcome(r restore.Result, damaged bool) error {
 	switch {
 	case damaged:
 		return withHint(&codedError{exitDamaged, errors.New("the repository is damaged: " + msg)},
-			append(advice, "'fsck' tells which saves and paths are affected")...)
+			append(advice, fmt.Sprintf("'%s fsck' tells which saves and paths are affected", a.name))...)
 	case msg == "":
 		return nil
 	}
