@@ -11,6 +11,8 @@
 //	manifests/<16 hex digits>         generation n, as 2^64-1-n, so that the newest is the
 //	                                  first key of a listing
 //	bases/<16 hex digits>             a second copy of each manifest that lists everything
+//	probe                             written by the first run, to see whether it can be
+//	                                  written twice
 //
 // Every key is created exclusively (If-None-Match: *) and never written again. A file whose
 // key is taken by other bytes gets the key <name>~<n>. What a repository is, is said by a
@@ -39,7 +41,8 @@
 //	-----END SSH SIGNATURE-----
 //
 // "+" has name, size, SHA-256, key (below prefix/REPO/) and, where the bucket keeps
-// versions, the version; a diff has those that its base lacks or has otherwise. "-" is a
+// versions, the version; of an object that was sent in parts a sixth word, which is the
+// SHA-256 of the SHA-256 of its parts (the version is - then if there is none). A diff has those that its base lacks or has otherwise. "-" is a
 // name that the base has and this generation has not. What stands between "refs" and
 // "end" is a packed-refs file, for people with stock tools. The signature (SSHSIG,
 // namespace kedge-manifest) is over all that stands before it, and may be missing.

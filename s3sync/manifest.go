@@ -48,6 +48,8 @@ type File struct {
 	SHA256  Sum
 	Key     string // below the repository's prefix
 	Version string // "" where the bucket keeps none
+	// PartSums is what the store tells of an object that was sent in parts, as Object has it.
+	PartSums Sum
 }
 
 // maxManifest bounds the text of a manifest: a million files.
@@ -94,7 +96,10 @@ func (m *Manifest) Append(b []byte) []byte {
 	for i := range m.Files {
 		f := &m.Files[i]
 		b = fmt.Appendf(b, "+ %s %d %v %s", f.Name, f.Size, f.SHA256, f.Key)
-		if f.Version != "" {
+		switch {
+		case !f.PartSums.IsZero():
+			b = fmt.Appendf(b, " %s %v", orDash(f.Version), f.PartSums)
+		case f.Version != "":
 			b = append(append(b, ' '), f.Version...)
 		}
 		b = append(b, '\n')
@@ -232,20 +237,24 @@ func (m *Manifest) files(l *lines) {
 }
 
 func parseFile(words []string) (f File, err error) {
-	if len(words) != 4 && len(words) != 5 {
+	if len(words) < 4 || len(words) > 6 {
 		return f, errors.New("a file has too few words or too many")
 	}
 	f.Name, f.Key = words[0], words[3]
 	size, err1 := strconv.ParseInt(words[1], 10, 64)
 	sum, err2 := ParseSum(words[2])
 	f.Size, f.SHA256 = size, sum
-	if len(words) == 5 {
+	if len(words) > 4 && (len(words) == 5 || words[4] != "-") {
 		f.Version = words[4]
+	}
+	var err3 error
+	if len(words) == 6 {
+		f.PartSums, err3 = ParseSum(words[5])
 	}
 	if size < 0 {
 		err1 = errors.New("a size is negative")
 	}
-	return f, errors.Join(err1, err2, checkFileName(f.Name), checkFileName(f.Key))
+	return f, errors.Join(err1, err2, err3, checkFileName(f.Name), checkFileName(f.Key))
 }
 
 // checkFileName fails for a name that a repository has no file of, or that would lead out

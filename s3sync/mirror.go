@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
@@ -23,8 +23,16 @@ type MirrorOptions struct {
 	Dir string // the repository
 	// Sign signs a manifest; nil: it is not signed.
 	Sign    func(text []byte) ([]byte, error)
-	Workers int              // files sent at once; 0: 4
+	Workers int              // requests that send at once; 0: 4
 	Now     func() time.Time // nil: time.Now
+	// StateDir is where a run notes what it has begun; "": kedge/ in the repository. Store
+	// tells stores apart there: its endpoint and bucket.
+	StateDir, Store string
+	PartSize        int64 // of what is sent in parts, which S3 wants to have 5 MiB at least; 0: 16 MiB
+	BytesPerSecond  int64 // limit on what is sent; 0: none
+	// Unsafe mirrors to a store that ignores preconditions, where two runs at once can
+	// replace what the other sent.
+	Unsafe bool
 	// Progress is told what has been done so far, from several goroutines.
 	Progress func(MirrorResult)
 }
@@ -34,9 +42,11 @@ type MirrorResult struct {
 	Generation uint64
 	Files      int   // that the generation has
 	Bytes      int64 // of them
-	Sent       int   // files that were not in the bucket
-	SentBytes  int64
-	Unchanged  bool // nothing was to be done: no new generation
+	Todo       int   // files that the last generation does not have
+	TodoBytes  int64
+	Sent       int   // of these, files of which anything was sent: the others were there already
+	SentBytes  int64 // what was sent of them
+	Unchanged  bool  // nothing was to be done: no new generation
 }
 
 // A full manifest is written at least for every fullEvery generations, and when a diff would
@@ -56,7 +66,8 @@ const maxConflicts = 20
 //
 // Each is created exclusively and verified, and nothing is sent that the last generation
 // has. Saves may go on meanwhile; gc hides no pack that is being sent, because the run is a
-// session. A run that is cut short leaves keys that the next one finds.
+// session. A run that is cut short leaves a journal, by which the next one knows that it has
+// to look for what is there beyond the last generation, down to the parts of a pack.
 func (b *Bucket) Mirror(ctx context.Context, o MirrorOptions) (MirrorResult, error) {
 	if o.FS == nil {
 		o.FS = new(fsx.FS)
@@ -75,7 +86,12 @@ func (b *Bucket) Mirror(ctx context.Context, o MirrorOptions) (MirrorResult, err
 	}
 	defer session.Close()
 	m := mirror{b: b, o: o, p: p, dir: repo.NewDir(o.FS, p.Path())}
-	return m.run(ctx)
+	m.defaults()
+	if m.journal, err = openJournal(o.FS, m.o.StateDir, o.Store, b.Prefix, p.Config().ID); err != nil {
+		return m.result, err
+	}
+	r, err := m.run(ctx)
+	return r, errors.Join(err, m.journal.close(err == nil))
 }
 
 type mirror struct {
@@ -84,12 +100,30 @@ type mirror struct {
 	p   *repo.Packs
 	dir *repo.Dir
 
-	state repo.State
-	last  *Generation // nil: this is the first
+	state   repo.State
+	last    *Generation // nil: this is the first
+	journal *journal
+	slots   chan struct{} // one taken for each request that sends
+	pace    *pace
 
 	mu     sync.Mutex
+	ready  bool // the store was probed
 	result MirrorResult
 	files  []File
+}
+
+func (m *mirror) defaults() {
+	if m.o.Workers == 0 {
+		m.o.Workers = 4
+	}
+	if m.o.PartSize == 0 {
+		m.o.PartSize = defaultPartSize
+	}
+	if m.o.StateDir == "" {
+		m.o.StateDir = filepath.Join(m.p.Path(), "kedge")
+	}
+	m.slots = make(chan struct{}, m.o.Workers)
+	m.pace = &pace{perSecond: m.o.BytesPerSecond}
 }
 
 func (m *mirror) run(ctx context.Context) (MirrorResult, error) {
@@ -114,7 +148,13 @@ func (m *mirror) run(ctx context.Context) (MirrorResult, error) {
 	if err != nil {
 		return m.result, err
 	}
-	for _, group := range [][]string{packs, idxes} {
+	groups := [][]string{packs, idxes}
+	for i := range groups {
+		if groups[i], err = m.plan(ctx, groups[i]); err != nil {
+			return m.result, err
+		}
+	}
+	for _, group := range groups {
 		if err := m.sendAll(ctx, group); err != nil {
 			return m.result, err
 		}
@@ -127,7 +167,10 @@ func (m *mirror) run(ctx context.Context) (MirrorResult, error) {
 	for _, f := range m.files {
 		m.result.Bytes += f.Size
 	}
-	return m.result, m.commit(ctx)
+	if err := m.commit(ctx); err != nil {
+		return m.result, err
+	}
+	return m.result, m.abortOthers(ctx)
 }
 
 // whole makes sure that all that the refs reach is in packs.
@@ -166,108 +209,12 @@ func (m *mirror) packs(ctx context.Context) (packs, idxes []string, err error) {
 	return packs, idxes, err
 }
 
-// sendAll sends files that are not there yet, several at once.
-func (m *mirror) sendAll(ctx context.Context, names []string) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	workers := m.o.Workers
-	if workers == 0 {
-		workers = 4
-	}
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range min(workers, len(names)) {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				i := int(next.Add(1)) - 1
-				if i >= len(names) {
-					return
-				}
-				if err := m.sendFile(ctx, names[i]); err != nil {
-					cancel(fmt.Errorf("%s: %w", names[i], err))
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return context.Cause(ctx)
-}
-
-// sendFile sends a file that is written once, unless the last generation has it: a file of
-// a pack is named by what it holds, so name and size tell.
-func (m *mirror) sendFile(ctx context.Context, name string) error {
-	blob, err := m.dir.Open(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer blob.Close()
-	if m.last != nil {
-		if f, ok := m.last.File(name); ok && f.Size == blob.Size() {
-			m.add(f, false)
-			return nil
-		}
-	}
-	sum, err := sumReader(blob, blob.Size())
-	if err != nil {
-		return err
-	}
-	return m.send(ctx, name, name, Body{blob, blob.Size(), sum})
-}
-
-// sendState sends a copy of each file that changes.
-func (m *mirror) sendState(ctx context.Context) error {
-	for name, text := range map[string][]byte{nameConfig: m.state.Config, nameReceipts: m.state.Receipts, nameClosed: m.state.Closed} {
-		sum := SumOf(text)
-		if m.last != nil {
-			if f, ok := m.last.File(name); ok && f.SHA256 == sum {
-				m.add(f, false)
-				continue
-			}
-		}
-		if err := m.send(ctx, name, "state/"+sum.String(), Body{bytes.NewReader(text), int64(len(text)), sum}); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-// send creates an object for a file. If the key has other bytes another one is taken: those
-// of a pack that was made anew with the same objects, say.
-func (m *mirror) send(ctx context.Context, name, key string, b Body) error {
-	at := key
-	for try := 0; ; try++ {
-		version, err := m.b.Objects.Put(ctx, m.b.Prefix+at, b)
-		if err == nil {
-			m.add(File{name, b.Size, b.SHA256, at, version}, true)
-			return nil
-		}
-		if !errors.Is(err, ErrExists) || try == maxConflicts {
-			return err
-		}
-		at = fmt.Sprintf("%s~%d", key, m.next()+uint64(try))
-	}
-}
-
 // next is the number of the next generation.
 func (m *mirror) next() uint64 {
 	if m.last == nil {
 		return 1
 	}
 	return m.last.N + 1
-}
-
-func (m *mirror) add(f File, sent bool) {
-	m.mu.Lock()
-	m.files = append(m.files, f)
-	if sent {
-		m.result.Sent++
-		m.result.SentBytes += f.Size
-	}
-	r := m.result
-	m.mu.Unlock()
-	if m.o.Progress != nil {
-		m.o.Progress(r)
-	}
 }
 
 // commit makes the manifest.
@@ -366,7 +313,10 @@ func (m *mirror) putManifest(ctx context.Context, x *Manifest) error {
 		}
 		text = append(text, signature...)
 	}
-	b := Body{bytes.NewReader(text), int64(len(text)), SumOf(text)}
+	b := Body{ReaderAt: bytes.NewReader(text), Size: int64(len(text)), SHA256: SumOf(text)}
+	if err := m.begin(ctx); err != nil {
+		return err
+	}
 	if _, err := m.b.Objects.Put(ctx, m.b.Prefix+manifestKey(keyManifests, x.N), b); err != nil {
 		return err
 	}

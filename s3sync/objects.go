@@ -28,19 +28,59 @@ type Objects interface {
 	Retain(ctx context.Context, key, version string, until time.Time) error
 }
 
+// Parted is what a store implements that takes a large object in parts. An upload that the
+// store does not know, or of which it lost a part, is fs.ErrNotExist.
+type Parted interface {
+	// Begin begins an upload and returns its id. Nothing has the key yet.
+	Begin(ctx context.Context, key string) (upload string, err error)
+	// PutPart stores part n, which counts from 1, in place of any that was there. The store
+	// compares the bytes with the checksum.
+	PutPart(ctx context.Context, key, upload string, n int, b Body) (Part, error)
+	// Parts returns the parts that are there, by number.
+	Parts(ctx context.Context, key, upload string) ([]Part, error)
+	// Complete makes the parts an object, and fails with ErrExists if there is one of
+	// that key.
+	Complete(ctx context.Context, key, upload string, parts []Part) (version string, err error)
+	// Abort forgets an upload. One that is not there is no error.
+	Abort(ctx context.Context, key, upload string) error
+}
+
+// Part is a part of an upload.
+type Part struct {
+	N      int
+	Size   int64
+	SHA256 Sum    // zero if the store does not tell
+	Tag    string // what the store calls it
+}
+
+// partedOf returns the Parted that a store is.
+func partedOf(s Objects) (Parted, bool) {
+	if p, ok := s.(*Patient); ok { // has the methods whatever it wraps
+		_, ok = partedOf(p.Objects)
+		return p, ok
+	}
+	p, ok := s.(Parted)
+	return p, ok
+}
+
 // Body is what an object is to hold.
 type Body struct {
 	io.ReaderAt
 	Size   int64
 	SHA256 Sum
+	// PartSums is that of the parts that it is sent in, as Object has it; zero if it has none.
+	PartSums Sum
 }
 
 // Object describes an object of a store.
 type Object struct {
-	Key      string
-	Version  string // "" where the bucket keeps none
-	Size     int64
-	SHA256   Sum // zero if the store does not tell
+	Key     string
+	Version string // "" where the bucket keeps none
+	Size    int64
+	SHA256  Sum // zero if the store does not tell
+	// PartSums is the SHA-256 of the SHA-256 of its parts, one after the other, which is what
+	// stores tell of an object of several parts in place of SHA256.
+	PartSums Sum
 	Modified time.Time
 }
 

@@ -158,6 +158,9 @@ func conformance(t *testing.T, s s3sync.Objects) {
 			}
 		}
 	})
+	if p, ok := s.(s3sync.Parted); ok {
+		t.Run("parts", func(t *testing.T) { conformParts(t, s, p) })
+	}
 	t.Run("delete", func(t *testing.T) {
 		if err := put("x/gone", "soon"); err != nil {
 			t.Fatal(err)
@@ -169,4 +172,85 @@ func conformance(t *testing.T, s s3sync.Objects) {
 			t.Errorf("it is there: %v", err)
 		}
 	})
+}
+
+// conformParts is what a store must do that takes objects in parts.
+func conformParts(t *testing.T, s s3sync.Objects, p s3sync.Parted) {
+	ctx := context.Background()
+	first, last := bytes.Repeat([]byte("first "), 1<<20), []byte("last")
+	parts := make([]s3sync.Part, 2)
+	var sums []byte
+	begin := func(key string) string {
+		t.Helper()
+		id, err := p.Begin(ctx, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, data := range [][]byte{last, first} { // in any order
+			n := 2 - i
+			if parts[n-1], err = p.PutPart(ctx, key, id, n, bodyOf(data)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return id
+	}
+	for _, data := range [][]byte{first, last} {
+		sum := s3sync.SumOf(data)
+		sums = append(sums, sum[:]...)
+	}
+	id := begin("m/one")
+	if _, err := s.Stat(ctx, "m/one", ""); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("before it is complete: %v", err)
+	}
+	wrong := bodyOf(last)
+	wrong.SHA256 = s3sync.SumOf(first)
+	if _, err := p.PutPart(ctx, "m/one", id, 2, wrong); err == nil {
+		t.Error("a part with a wrong checksum was taken")
+	}
+	got, err := p.Parts(ctx, "m/one", id)
+	if err != nil || len(got) != 2 {
+		t.Fatalf("%d parts, %v", len(got), err)
+	}
+	for i, want := range parts {
+		if got[i].N != want.N || got[i].Size != want.Size || got[i].Tag != want.Tag || !got[i].SHA256.IsZero() && got[i].SHA256 != want.SHA256 {
+			t.Errorf("part %+v, not %+v", got[i], want)
+		}
+	}
+	if _, err := p.Complete(ctx, "m/one", id, parts); err != nil {
+		t.Fatal(err)
+	}
+	o, err := s.Stat(ctx, "m/one", "")
+	if err != nil || o.Size != int64(len(first)+len(last)) || !o.SHA256.IsZero() || !o.PartSums.IsZero() && o.PartSums != s3sync.SumOf(sums) {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if got, err := s3sync.ReadAll(ctx, s, "m/one", "", 10<<20); err != nil || !bytes.Equal(got, append(slices.Clone(first), last...)) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+
+	id = begin("m/one")
+	if _, err := p.Complete(ctx, "m/one", id, parts); !errors.Is(err, s3sync.ErrExists) {
+		t.Errorf("a second one of that key: %v", err)
+	}
+	for range 2 {
+		if err := p.Abort(ctx, "m/one", id); err != nil {
+			t.Errorf("abort: %v", err)
+		}
+	}
+	if _, err := p.PutPart(ctx, "m/one", id, 1, bodyOf(first)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a part of an aborted upload: %v", err)
+	}
+	if _, err := p.Parts(ctx, "m/one", id); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("parts of an aborted upload: %v", err)
+	}
+	if _, err := p.Complete(ctx, "m/two", id, parts); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("completing an aborted upload: %v", err)
+	}
+	id = begin("m/two")
+	parts[1].Tag = parts[0].Tag
+	if _, err := p.Complete(ctx, "m/two", id, parts); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("completing with parts that are not there: %v", err)
+	}
+	if err := p.Abort(ctx, "m/two", id); err != nil {
+		t.Error(err)
+	}
 }

@@ -29,14 +29,28 @@ type memory struct {
 	mu      sync.Mutex
 	objects map[string][]byte
 	times   map[string]time.Time
+	sums    map[string]s3sync.Sum // of the parts of objects that were made of parts
+	uploads map[string]*upload
+	taken   atomic.Int64 // bytes that came with requests
 	calls   atomic.Int64
+	// lenient stores overwrite what is there, and blind ones list no parts.
+	lenient, blind bool
 	// before is asked before each request; an error is what the request ends in. after is
 	// asked when it was done.
 	before, after func(n int64, op, key string) error
 }
 
+// upload is an object that is being made of parts.
+type upload struct {
+	key   string
+	parts map[int][]byte
+}
+
 func newMemory() *memory {
-	return &memory{objects: make(map[string][]byte), times: make(map[string]time.Time)}
+	return &memory{
+		objects: make(map[string][]byte), times: make(map[string]time.Time),
+		sums: make(map[string]s3sync.Sum), uploads: make(map[string]*upload),
+	}
 }
 
 // request does one request.
@@ -65,15 +79,123 @@ func (m *memory) Put(ctx context.Context, key string, b s3sync.Body) (string, er
 		return "", err
 	}
 	return "", m.request(ctx, "put", key, func() error {
+		m.taken.Add(int64(len(data)))
 		if int64(len(data)) != b.Size || s3sync.SumOf(data) != b.SHA256 {
 			return s3sync.Temporary(errors.New("the checksum does not match"))
 		}
-		if _, ok := m.objects[key]; ok {
-			return fmt.Errorf("%s: %w", key, s3sync.ErrExists)
-		}
-		m.objects[key], m.times[key] = data, time.Now()
+		return m.create(key, data)
+	})
+}
+
+// create makes an object. The lock is held.
+func (m *memory) create(key string, data []byte) error {
+	if _, ok := m.objects[key]; ok && !m.lenient {
+		return fmt.Errorf("%s: %w", key, s3sync.ErrExists)
+	}
+	m.objects[key], m.times[key] = data, time.Now()
+	delete(m.sums, key)
+	return nil
+}
+
+func (m *memory) Begin(ctx context.Context, key string) (id string, err error) {
+	err = m.request(ctx, "begin", key, func() error {
+		id = fmt.Sprint("upload ", len(m.uploads)+1)
+		m.uploads[id] = &upload{key, make(map[int][]byte)}
 		return nil
 	})
+	return id, err
+}
+
+// open returns an upload. The lock is held.
+func (m *memory) open(key, id string) (*upload, error) {
+	if u := m.uploads[id]; u != nil && u.key == key {
+		return u, nil
+	}
+	return nil, &fs.PathError{Op: "upload", Path: id, Err: fs.ErrNotExist}
+}
+
+func (m *memory) PutPart(ctx context.Context, key, id string, n int, b s3sync.Body) (p s3sync.Part, err error) {
+	data, err := io.ReadAll(io.NewSectionReader(b, 0, b.Size))
+	if err != nil {
+		return p, err
+	}
+	err = m.request(ctx, "part", key, func() error {
+		m.taken.Add(int64(len(data)))
+		u, err := m.open(key, id)
+		if err != nil {
+			return err
+		}
+		if s3sync.SumOf(data) != b.SHA256 {
+			return s3sync.Temporary(errors.New("the checksum does not match"))
+		}
+		u.parts[n] = data
+		p = s3sync.Part{N: n, Size: b.Size, SHA256: b.SHA256, Tag: b.SHA256.String()[:8]}
+		return nil
+	})
+	return p, err
+}
+
+func (m *memory) Parts(ctx context.Context, key, id string) (parts []s3sync.Part, err error) {
+	err = m.request(ctx, "parts", key, func() error {
+		u, err := m.open(key, id)
+		if err != nil {
+			return err
+		}
+		if m.blind {
+			return errors.New("501 not implemented")
+		}
+		for n, data := range u.parts {
+			sum := s3sync.SumOf(data)
+			parts = append(parts, s3sync.Part{N: n, Size: int64(len(data)), SHA256: sum, Tag: sum.String()[:8]})
+		}
+		slices.SortFunc(parts, func(a, b s3sync.Part) int { return a.N - b.N })
+		return nil
+	})
+	return parts, err
+}
+
+func (m *memory) Complete(ctx context.Context, key, id string, parts []s3sync.Part) (string, error) {
+	return "", m.request(ctx, "complete", key, func() error {
+		u, err := m.open(key, id)
+		if err != nil {
+			return err
+		}
+		var data, sums []byte
+		for i, p := range parts {
+			sum := s3sync.SumOf(u.parts[p.N])
+			if p.N != i+1 || p.Tag != sum.String()[:8] || u.parts[p.N] == nil {
+				return &fs.PathError{Op: "part", Path: id, Err: fs.ErrNotExist}
+			}
+			data, sums = append(data, u.parts[p.N]...), append(sums, sum[:]...)
+		}
+		if err := m.create(key, data); err != nil {
+			return err
+		}
+		m.sums[key] = s3sync.SumOf(sums)
+		u.key = "" // done; the entry keeps its id from being given again
+		return nil
+	})
+}
+
+func (m *memory) Abort(ctx context.Context, key, id string) error {
+	return m.request(ctx, "abort", key, func() error {
+		if u, err := m.open(key, id); err == nil {
+			u.key, u.parts = "", nil
+		}
+		return nil
+	})
+}
+
+// orphans returns how many uploads were neither completed nor aborted.
+func (m *memory) orphans() (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, u := range m.uploads {
+		if u.key != "" {
+			n++
+		}
+	}
+	return n
 }
 
 func (m *memory) Get(ctx context.Context, key, _ string, p []byte, off int64) (n int, err error) {
@@ -99,7 +221,12 @@ func (m *memory) Stat(ctx context.Context, key, _ string) (o s3sync.Object, err 
 		if !ok {
 			return fs.ErrNotExist
 		}
-		o = s3sync.Object{Key: key, Size: int64(len(data)), SHA256: s3sync.SumOf(data), Modified: m.times[key]}
+		o = s3sync.Object{Key: key, Size: int64(len(data)), Modified: m.times[key]}
+		if sum, ok := m.sums[key]; ok {
+			o.PartSums = sum
+		} else {
+			o.SHA256 = s3sync.SumOf(data)
+		}
 		return nil
 	})
 	return o, err

@@ -127,6 +127,8 @@ func (b *Bucket) verify(ctx context.Context, f File, read bool) (outcome, error)
 		return outDamaged, damagedf("%s has %d bytes, not %d", key, o.Size, f.Size)
 	case !o.SHA256.IsZero() && o.SHA256 != f.SHA256:
 		return outDamaged, damagedf("%s has another checksum", key)
+	case !o.PartSums.IsZero() && !f.PartSums.IsZero() && o.PartSums != f.PartSums:
+		return outDamaged, damagedf("%s has parts of other checksums", key)
 	case read:
 		sum, err := sumReader(objectReader{ctx, b.Objects, key, f.Version}, f.Size)
 		if err != nil {
@@ -136,7 +138,7 @@ func (b *Bucket) verify(ctx context.Context, f File, read bool) (outcome, error)
 			return outDamaged, damagedf("%s holds other bytes", key)
 		}
 		return outRead, nil
-	case o.SHA256.IsZero():
+	case o.SHA256.IsZero() && (o.PartSums.IsZero() || f.PartSums.IsZero()):
 		return outUnknown, nil
 	}
 	return outChecked, nil

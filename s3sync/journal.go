@@ -1,0 +1,252 @@
+package s3sync
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/kedgebackup/kedge/internal/fsx"
+)
+
+// The journal of a mirror is a text file in the state directory. It is there while a run is
+// under way, and stays if the run was cut short: then what the bucket has beyond its last
+// generation is looked up before it is sent again. Lines, each ending in a newline:
+//
+//	kedge-uploads 1
+//	for https://s3.example.org/bucket/ p/build/ q1pky36gbwdvwxohnasgpmwref48uiw
+//	begin p/build/objects/pack/pack-….pack 134217728 2c26b4…66e7 16777216 VXBsb2Fk
+//	part p/build/objects/pack/pack-….pack 3 16777216 fcde2b…0eb9 "9bb5…"
+//	end p/build/objects/pack/pack-….pack
+//
+// "for" says which store, prefix and repository. "begin" has the key, the size and SHA-256
+// of what is to be there, the size of its parts, and the id of the upload; it is synced before
+// the first part is sent, because servers can't be trusted to list uploads. "part" has
+// the number, size, SHA-256 and tag of a part that the store has; it is not synced, as all that
+// is lost with it is a part. "end" says that the upload was completed or aborted. What is
+// not printable in a word, and %, is written as % and two hexadecimal digits.
+//
+// The file is a hint: whatever it says is compared with the store. So a line that cannot be
+// read ends it, and what follows is cut off.
+type journal struct {
+	fs   *fsx.FS
+	name string
+	head string
+	cut  bool // the last run was cut short
+
+	mu     sync.Mutex
+	lock   *fsx.Lock
+	file   *fsx.File // nil: nothing was written by this run
+	length int64     // of what counts of the file
+	open   map[string]*openUpload
+}
+
+// openUpload is an upload that was begun and has not ended.
+type openUpload struct {
+	key      string
+	size     int64
+	sum      Sum
+	partSize int64
+	id       string
+	parts    map[int]Part
+}
+
+const (
+	journalHead = "kedge-uploads 1\n"
+	maxJournal  = 256 << 20 // bytes; a million parts
+)
+
+// openJournal takes the journal of one mirror in a directory, which is made if it is not there.
+// *fsx.ErrLocked if another run has it.
+func openJournal(fsys *fsx.FS, dir, store, prefix, id string) (*journal, error) {
+	if err := fsys.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	head := journalHead + "for " + word(orDash(store)) + " " + word(orDash(prefix)) + " " + word(orDash(id)) + "\n"
+	sum := SumOf([]byte(head))
+	j := &journal{fs: fsys, head: head, name: filepath.Join(dir, "mirror-"+sum.String()[:16])}
+	var err error
+	// The lock has a file of its own, which stays: the journal is removed.
+	if j.lock, err = fsys.Lock(j.name+".lock", fsx.Exclusive, 0); err != nil {
+		return nil, err
+	}
+	text, err := fsys.ReadFile(j.name, maxJournal)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.Join(err, j.lock.Unlock())
+	}
+	j.cut = err == nil
+	j.open, j.length = parseJournal(text, head)
+	return j, nil
+}
+
+// parseJournal returns the uploads that are open, and how much of the text counts.
+func parseJournal(text []byte, head string) (open map[string]*openUpload, length int64) {
+	open = make(map[string]*openUpload)
+	rest, ok := bytes.CutPrefix(text, []byte(head))
+	if !ok {
+		return open, 0
+	}
+	for {
+		line, next, ok := bytes.Cut(rest, []byte("\n"))
+		if !ok || !note(open, strings.Split(string(line), " ")) {
+			return open, int64(len(text) - len(rest))
+		}
+		rest = next
+	}
+}
+
+// note changes what is open as a line says, and reports whether it could be read.
+func note(open map[string]*openUpload, words []string) bool {
+	if len(words) < 2 {
+		return false
+	}
+	key, err := unword(words[1])
+	if err != nil {
+		return false
+	}
+	u := open[key]
+	switch {
+	case words[0] == "begin" && len(words) == 6:
+		id, err1 := unword(words[5])
+		size, err2 := strconv.ParseInt(words[2], 10, 64)
+		sum, err3 := ParseSum(words[3])
+		partSize, err4 := strconv.ParseInt(words[4], 10, 64)
+		if err := errors.Join(err1, err2, err3, err4); err != nil || size < 0 || partSize <= 0 {
+			return false
+		}
+		open[key] = &openUpload{key, size, sum, partSize, id, make(map[int]Part)}
+	case words[0] == "part" && len(words) == 6 && u != nil:
+		n, err1 := strconv.Atoi(words[2])
+		size, err2 := strconv.ParseInt(words[3], 10, 64)
+		sum, err3 := ParseSum(words[4])
+		tag, err4 := unword(words[5])
+		if errors.Join(err1, err2, err3, err4) != nil {
+			return false
+		}
+		u.parts[n] = Part{n, size, sum, tag}
+	case words[0] == "end" && len(words) == 2 && u != nil:
+		delete(open, key)
+	default:
+		return false
+	}
+	return true
+}
+
+// word writes a word so that it has no blanks.
+func word(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c > '~' || c == '%' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+func unword(s string) (string, error) { return url.PathUnescape(s) }
+
+// start makes the file, if it is not there, and appends to it. It is called before anything is
+// sent:
+//
+//	create, write the head, sync, syncdir      or      open, truncate
+func (j *journal) start() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.file != nil {
+		return nil
+	}
+	f, err := j.fs.OpenWrite(j.name)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = j.fs.Create(j.name, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	j.file = f
+	if err := f.Truncate(j.length); err != nil {
+		return err
+	}
+	if j.length > 0 {
+		return nil
+	}
+	if err := j.append(j.head, true); err != nil {
+		return err
+	}
+	return j.fs.SyncDir(filepath.Dir(j.name))
+}
+
+// append writes a line. The lock is held.
+func (j *journal) append(line string, sync bool) error {
+	if _, err := j.file.WriteAt([]byte(line), j.length); err != nil {
+		return err
+	}
+	j.length += int64(len(line))
+	if !sync {
+		return nil
+	}
+	return j.file.Sync()
+}
+
+// begin notes an upload whose first part is about to be sent.
+func (j *journal) begin(u *openUpload) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	u.parts = make(map[int]Part)
+	j.open[u.key] = u
+	return j.append(fmt.Sprintf("begin %s %d %v %d %s\n", word(u.key), u.size, u.sum, u.partSize, word(u.id)), true)
+}
+
+// part notes a part that the store has.
+func (j *journal) part(key string, p Part) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.open[key].parts[p.N] = p
+	return j.append(fmt.Sprintf("part %s %d %d %v %s\n", word(key), p.N, p.Size, p.SHA256, word(p.Tag)), false)
+}
+
+// end notes that there is no such upload any more.
+func (j *journal) end(key string) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.open, key)
+	return j.append("end "+word(key)+"\n", false)
+}
+
+// find returns the upload of a key, and a copy of the parts that the journal has.
+func (j *journal) find(key string) (*openUpload, map[int]Part) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	u := j.open[key]
+	if u == nil {
+		return nil, nil
+	}
+	return u, maps.Clone(u.parts)
+}
+
+// pending returns the uploads that are open.
+func (j *journal) pending() []*openUpload {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Collect(maps.Values(j.open))
+}
+
+// close gives the journal back. If all was done it is removed; else the next run reads it.
+func (j *journal) close(done bool) error {
+	var err error
+	if j.file != nil {
+		err = j.file.Close()
+	}
+	if done && (j.file != nil || j.cut) {
+		err = errors.Join(err, j.fs.Remove(j.name))
+	}
+	return errors.Join(err, j.lock.Unlock())
+}
