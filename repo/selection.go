@@ -147,6 +147,46 @@ func (s *Selection) Put(ctx context.Context, id pack.ID, k Group) (had Group, er
 	return had, nil
 }
 
+// Each calls fn for the objects of a group, some thousands at a time. Nothing may be put
+// into the group meanwhile.
+func (s *Selection) Each(ctx context.Context, k Group, fn func(ids []pack.ID) error) error {
+	var ids []pack.ID
+	give := func(most int) error {
+		if len(ids) < most || len(ids) == 0 {
+			return nil
+		}
+		err := fn(ids)
+		ids = ids[:0]
+		return firstErr(err, ctx.Err())
+	}
+	for _, mp := range s.packs {
+		if mp.bits[k] == nil {
+			continue
+		}
+		c := mp.idx.Cursor(groupStep)
+		for i := 0; i < mp.n; i++ {
+			r, ok, err := c.Next()
+			if err != nil || !ok {
+				return rewritten(err)
+			}
+			if mp.bits[k].has(i) {
+				ids = append(ids, r.ID)
+			}
+			if err := give(groupStep); err != nil {
+				return err
+			}
+		}
+	}
+	if l := s.loose; l != nil && l.bits[k] != nil {
+		for i, id := range l.ids {
+			if l.bits[k].has(i) {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return give(0)
+}
+
 // PutOff remembers an object for TakePutOff, whatever group it is in: that is how a walk
 // keeps the list of what it has still to look at short.
 func (s *Selection) PutOff(ctx context.Context, id pack.ID) error {
@@ -254,6 +294,9 @@ func (s *Selection) find(id pack.ID) (*groupedPack, int, error) {
 			if n := s.t.midx.misses.Add(1); n == filterAfter(s.t.midx.Len()) {
 				err = s.t.midx.BuildFilter()
 			}
+		}
+		if err != nil && !errors.As(err, new(*pack.CorruptError)) {
+			return nil, 0, err
 		}
 		if err != nil || ok {
 			packs = s.t.packs // if it is not where the multi-pack-index says

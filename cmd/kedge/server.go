@@ -95,6 +95,7 @@ func (a *app) answer(ctx context.Context, grant access.Grant) error {
 		return err
 	}
 	grant.Who = a.principal(&grant)
+	protocol := a.Env("GIT_PROTOCOL")
 	log := a.serverLog(grant.Who)
 	defer log.close()
 	// What the other side has put into the environment ends here, and what is made is
@@ -103,7 +104,7 @@ func (a *app) answer(ctx context.Context, grant access.Grant) error {
 	syscall.Umask(0o077)
 	line := newStdio(a.Stdin, a.Stdout)
 	if request.What == access.UploadPack {
-		err = a.answerGit(ctx, line, &grant, request.Path)
+		err = a.answerGit(ctx, line, &grant, request.Path, protocol)
 	} else {
 		err = server.Serve(ctx, line, server.Options{FS: a.FS, Grant: grant, Default: home, Log: log.printf})
 	}
@@ -114,13 +115,13 @@ func (a *app) answer(ctx context.Context, grant access.Grant) error {
 	return err
 }
 
-func (a *app) answerGit(ctx context.Context, line io.ReadWriter, grant *access.Grant, path string) error {
+func (a *app) answerGit(ctx context.Context, line io.ReadWriter, grant *access.Grant, path, protocol string) error {
 	r, err := grant.OpenToRead(ctx, a.FS, path)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return upload.Serve(ctx, line, r)
+	return upload.Serve(ctx, line, r, upload.Options{Protocol: protocol})
 }
 
 // discreet returns what a client that is bound to a repository may know of an error:

@@ -331,7 +331,9 @@ func TestRemoteOtherClients(t *testing.T) {
 			if refs := git("ls-remote", r.url); strings.Count(refs, "refs/heads/") != 2 {
 				t.Errorf("ls-remote: %s", refs)
 			}
-			git("clone", "-q", "--bare", r.url, clone)
+			// There is no branch main, and these versions of the protocol cannot tell what HEAD
+			// would be.
+			git("-c", "init.defaultBranch=main", "clone", "-q", "--bare", r.url, clone)
 			gitClean(t, clone)
 			write(t, src+"/more", []byte("more\n"))
 			if r := c.save(t, src); r.code != 0 {

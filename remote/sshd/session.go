@@ -231,5 +231,5 @@ func (p *client) upload(ctx context.Context, s *stream, grant *access.Grant, pat
 	}
 	defer r.Close()
 	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
-	return upload.Serve(ctx, s, r)
+	return upload.Serve(ctx, s, r, upload.Options{Large: p.s.large})
 }
