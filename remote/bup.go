@@ -50,6 +50,7 @@ type bupRepo struct {
 	mu     sync.Mutex // who has the line
 	err    error      // why there is none any more
 	listed bool       // view is of this connection
+	named  []pack.ID  // packs whose idx files the server listed last
 	mean   int        // bytes of an object, of late
 
 	view   atomic.Pointer[view]

@@ -184,6 +184,10 @@ func (b *bupRepo) list() error {
 	if err != nil {
 		return err
 	}
+	b.named = b.named[:0]
+	for i := range packs {
+		b.named = append(b.named, packs[i].Name)
+	}
 	b.view.Store(&view{idx: b.cache.load(packs), whole: true})
 	for _, name := range names {
 		if err := b.fetch(name); err != nil {
