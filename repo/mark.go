@@ -111,7 +111,7 @@ func (m *Marks) Reach(ctx context.Context, tips ...pack.ID) error {
 // reach marks one object and reports whether that is news. Browse says that whoever lists
 // directories needs it.
 func (m *Marks) reach(id pack.ID, browse bool) (news bool, err error) {
-	num, err := m.number(m.p, id, browse)
+	num, err := m.place(id, browse)
 	if err != nil {
 		return false, err
 	}
@@ -128,6 +128,83 @@ func (m *Marks) reach(id pack.ID, browse bool) (news bool, err error) {
 	}
 	m.other[id] = true
 	return true, m.elsewhere(id)
+}
+
+// place returns the number of an object in the census, -1 if it is not in it. Packs that came
+// later may have copies of objects that are, and do not count.
+func (m *Marks) place(id pack.ID, browse bool) (int, error) {
+	recent := &m.recent[0]
+	if browse {
+		recent = &m.recent[1]
+	}
+	if cp := recent.Load(); cp != nil {
+		if i, ok, err := cp.own.idx.Place(id); ok || err != nil {
+			return cp.base + i, err
+		}
+	}
+	at, ok, err := m.p.find(m.p.table.Load(), id, func(f *packFile) bool { return m.of[f] != nil })
+	if err != nil || !ok {
+		return -1, err
+	}
+	cp := m.of[at.file]
+	i, ok, err := cp.own.idx.Place(id)
+	if err != nil || !ok {
+		return -1, err
+	}
+	recent.Store(cp)
+	return cp.base + i, nil
+}
+
+// Has reports whether an object is marked.
+func (m *Marks) Has(id pack.ID) (bool, error) {
+	num, err := m.place(id, true)
+	if err != nil || num >= 0 {
+		return num >= 0 && m.seen.has(num), err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.other[id], nil
+}
+
+// ReachPack marks everything in a pack, and all below it. The pack may have come after the
+// census.
+func (m *Marks) ReachPack(ctx context.Context, name pack.ID) error {
+	t := m.p.table.Load()
+	f := t.byName["pack-"+name.String()]
+	if f == nil {
+		return nil
+	}
+	if ok, err := m.p.open(f); err != nil || !ok {
+		return firstErr(err, errGone)
+	}
+	s := pack.NewScratch(maxTree)
+	return f.idx.Records(func(r pack.Record) error {
+		typ, _, err := f.pack.Header(s, r.Off, f.idx.Find)
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		if typ == pack.Blob {
+			_, err := m.reach(r.ID, false)
+			return err
+		}
+		return m.Reach(ctx, r.ID)
+	})
+}
+
+// Later returns the packs that came after the census.
+func (m *Marks) Later(ctx context.Context) (names []pack.ID, err error) {
+	if err := m.p.refresh(ctx); err != nil {
+		return nil, err
+	}
+	for _, f := range m.p.table.Load().packs {
+		if info, ok := f.info(); ok && m.of[f] == nil {
+			names = append(names, info.Name)
+		}
+	}
+	return names, nil
 }
 
 // elsewhere makes sure that an object that is in no pack of the census is in the trash,
@@ -246,6 +323,15 @@ func (m *Marks) Use(ctx context.Context) ([]PackUse, error) {
 	return uses, nil
 }
 
+// UseOf is Use for one pack.
+func (m *Marks) UseOf(ctx context.Context, name pack.ID) (PackUse, error) {
+	cp := m.pack(name)
+	if cp == nil {
+		return PackUse{}, fmt.Errorf("pack %v is not there any more", name)
+	}
+	return m.use(ctx, cp)
+}
+
 func (m *Marks) use(ctx context.Context, cp *countedPack) (u PackUse, err error) {
 	u.PackInfo, _ = cp.packFile.info()
 	s := pack.NewScratch(maxTree)
@@ -308,4 +394,14 @@ func (m *Marks) Bytes(ctx context.Context) (n int64, err error) {
 		}
 	}
 	return n, nil
+}
+
+// Have marks objects without what is below them.
+func (m *Marks) Have(ids ...pack.ID) error {
+	for _, id := range ids {
+		if _, err := m.reach(id, true); err != nil {
+			return err
+		}
+	}
+	return nil
 }

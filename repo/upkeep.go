@@ -242,3 +242,26 @@ func (p *Packs) PackTime(name pack.ID) (time.Time, error) {
 	}
 	return info.ModTime(), nil
 }
+
+// fileLive remembers how many bytes were live when garbage was collected last, and when.
+const fileLive = "kedge/live"
+
+// Clock returns what the clock says, which may be before the last receipt.
+func (u *Upkeep) Clock() time.Time { return u.p.dir.now() }
+
+// LastLive returns how many bytes were live when garbage was collected last; 0 if it never
+// was. It guards against a mistake, so what cannot be read is as good as nothing.
+func (u *Upkeep) LastLive(ctx context.Context) (int64, error) {
+	text, err := u.p.dir.fs.ReadFile(u.p.dir.name(fileLive), 4096)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, ctx.Err()
+	}
+	var at, n int64
+	_, _ = fmt.Sscanf(string(text), "%d %d\n", &at, &n)
+	return n, err
+}
+
+// NoteLive remembers how many bytes are live.
+func (u *Upkeep) NoteLive(ctx context.Context, n int64) error {
+	return firstErr(ctx.Err(), u.p.dir.fs.Replace(u.p.dir.name(fileLive), fmt.Appendf(nil, "%d %d\n", u.Clock().Unix(), n), modeState))
+}
