@@ -27,7 +27,7 @@ const (
 	BadMeta     FindingKind = "metadata"  // a .bupm does not fit its directory
 	Missing     FindingKind = "missing"   // an object that something refers to is not there
 	Affected    FindingKind = "affected"  // a path in a save is, or is below, one of those
-	BadRef      FindingKind = "ref"       // the file of a ref holds no id
+	BadRef      FindingKind = "ref"       // the file of a ref, or HEAD, holds no id
 	BadReceipts FindingKind = "receipts"  // the diary is not as it was written
 
 	BadDerived FindingKind = "derived" // a multi-pack-index is damaged: it is passed over
@@ -86,7 +86,7 @@ func (f Finding) String() string {
 	if f.Path != "" {
 		fmt.Fprintf(&b, " %q", f.Path)
 	}
-	if f.Reason != "" {
+	if f.Reason != "" && f.Kind != Missing { // which is all there is to say
 		fmt.Fprintf(&b, ": %s", f.Reason)
 	}
 	return b.String()
@@ -94,7 +94,7 @@ func (f Finding) String() string {
 
 // CheckOptions says what is checked.
 type CheckOptions struct {
-	Quick bool // the checksums of packs and idx files, and nothing else
+	Quick bool // the checksums of packs and idx files, and that refs lead to something
 	// Names are saves, NAME or NAME/SAVE: only what they reach is checked. Without,
 	// it is everything there is.
 	Names    []string
@@ -106,7 +106,7 @@ type CheckOptions struct {
 // CheckResult is what Check did so far.
 type CheckResult struct {
 	Packs, Objects int64 // read; Objects only if they were hashed
-	Bytes          int64 // of the objects
+	Bytes          int64 // of the objects; with Quick, of the packs
 	Trees          int64 // of saves, looked at
 	Damage, Notes  int64 // findings
 	Closed         int64 // packs that were proved to be closed (I9) by this check
@@ -120,6 +120,9 @@ type CheckResult struct {
 //  2. From every ref all that it reaches is looked at: commits, directories with
 //     their metadata, the trees of chunked files with the sizes of all chunks.
 //  3. If something was wrong, the paths of saves are found that reach it.
+//
+// With Quick, the files are compared with their checksums, and of the refs it is only
+// made sure that what they name can be read.
 //
 // Each step is one pass. An object is looked at once, however many saves have
 // it; what is remembered of it is three bytes. A pack of which all of this holds
@@ -179,7 +182,7 @@ func (c *checker) run() error {
 		err = c.findRefs()
 	}
 	if err == nil && c.o.Quick {
-		return c.sums()
+		return firstErr(c.sums(), c.quickTips())
 	}
 	if err == nil {
 		err = c.objects(nil)
@@ -249,6 +252,28 @@ func (c *checker) find(f Finding) {
 		c.result.Notes++
 	}
 	c.report(f)
+}
+
+// corruptFile returns the file that an error about damage names, "" if it names none.
+func corruptFile(err error) string {
+	var corrupt *pack.CorruptError
+	if errors.As(err, &corrupt) {
+		return corrupt.File
+	}
+	return ""
+}
+
+// unreadable reports an object that could not be got; other errors it returns.
+func (c *checker) unreadable(id pack.ID, ref string, err error) error {
+	if !damaged(err) {
+		return err
+	}
+	kind := BadObject
+	if errors.As(err, new(*MissingError)) {
+		kind = Missing
+	}
+	c.badObject(kind, id, ref, err)
+	return nil
 }
 
 // findErr reports what an error says.
@@ -322,9 +347,13 @@ func (c *checker) files() error {
 	for _, name := range names {
 		why := stray(name, names)
 		kind := Stray
-		// A pack that an interrupted save left behind lacks its idx, but is not listed.
-		if why == noIdx && slices.ContainsFunc(closed, func(l closedLine) bool { return name == dirPacks+"/"+l.name+".pack" }) {
+		// What an interrupted save or collection left behind is not listed.
+		listed := slices.ContainsFunc(closed, func(l closedLine) bool { return strings.TrimSuffix(path.Base(name), path.Ext(name)) == l.name })
+		switch {
+		case why == noIdx && listed:
 			kind, why = BadIdx, noIdx+"; the next save makes it anew, or git index-pack"
+		case why == noPack && listed:
+			kind = BadPack
 		}
 		if why != "" {
 			c.find(Finding{Kind: kind, File: name, Reason: why})
@@ -333,7 +362,10 @@ func (c *checker) files() error {
 	return firstErr(err, cerr)
 }
 
-const noIdx = "pack without an idx"
+const (
+	noIdx  = "pack without an idx"
+	noPack = "idx without its pack"
+)
 
 // packExtras are the endings of what git and bup put beside packs.
 var packExtras = []string{".idx", ".rev", ".bitmap", ".mtimes", ".keep", ".promisor", ".par2"}
@@ -360,54 +392,11 @@ func stray(name string, all []string) string {
 	case ending == ".pack" && !has(".idx"):
 		return noIdx
 	case ending == ".idx" && !has(".pack"):
-		return "idx without its pack"
+		return noPack
 	case ending == ".pack" || slices.Contains(packExtras, ending) && has(".pack"):
 		return ""
 	}
 	return "nothing that belongs beside packs"
-}
-
-// derived checks what could be made again.
-func (c *checker) derived() {
-	if m := c.p.table.Load().midx; m != nil {
-		if err := m.Verify(); err != nil {
-			c.findErr(BadDerived, fileMidx, err)
-		}
-	}
-}
-
-// findRefs finds where the check of all begins, and compares with the diary.
-func (c *checker) findRefs() error {
-	refs, err := c.p.Refs(c.ctx, "refs/")
-	if err != nil && !damaged(err) {
-		return err
-	}
-	if err != nil {
-		c.findErr(BadRef, "", err)
-	}
-	at := make(map[string]pack.ID)
-	for _, ref := range refs {
-		c.tips = append(c.tips, tip{ref.Name, ref.ID, true})
-		at[ref.Name] = ref.ID
-	}
-	last := make(map[string]pack.ID)
-	err = c.p.Receipts(c.ctx, func(r Receipt) error {
-		last[r.Ref] = r.New
-		return nil
-	})
-	if err != nil {
-		if !damaged(err) {
-			return err
-		}
-		c.findErr(BadReceipts, fileReceipts, err)
-		return nil // what came last is not known
-	}
-	for ref, want := range last {
-		if got := at[ref]; got != want {
-			c.find(Finding{Kind: Moved, Ref: ref, Object: got, Reason: fmt.Sprintf("is at %v, and %v in the last receipt", got, want)})
-		}
-	}
-	return nil
 }
 
 // listClosed lists the packs as closed that are not yet, if nothing is wrong.

@@ -78,17 +78,26 @@ func (c *checker) locate() error {
 // saves returns the saves of a ref, the newest first, as far as they can be read.
 func (l *locator) saves(t tip) (branch, error) {
 	var b branch
+	next := []pack.ID{t.id} // those that were come to last
 	err := WalkCommits(l.ctx, l.p, t.id, func(id pack.ID, c *Commit) error {
 		b = append(b, savedAt{id, c.Tree, c.Author.When.Unix()})
 		if !t.parents {
 			return errEnough
 		}
+		next = c.Parents
 		return nil
 	})
 	if err != nil && err != errEnough && !damaged(err) {
 		return nil, err
 	}
-	return b, nil // of what cannot be read the ref itself was named
+	if damaged(err) {
+		for _, id := range next {
+			if _, ok := l.lost[id]; ok {
+				l.find(Finding{Kind: Affected, Ref: l.ref, Object: id, Reason: "the commit of a save; it and the saves before it are not reached"})
+			}
+		}
+	}
+	return b, nil
 }
 
 // tell reports what was found in a ref.

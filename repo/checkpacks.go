@@ -2,7 +2,6 @@ package repo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -85,7 +84,9 @@ func (c *checker) sums() error {
 	return c.parallel(func(run func(func(*checkWorker) error)) error {
 		for _, cp := range c.packs {
 			run(func(*checkWorker) error {
-				c.checkIdx(cp)
+				if c.checkIdx(cp) == BadPack { // which was told of
+					return nil
+				}
 				return c.checkSum(cp)
 			})
 		}
@@ -105,26 +106,38 @@ func (c *checker) checkSum(cp *countedPack) error {
 	if !c.o.Quick {
 		return nil // they are counted when their objects are
 	}
-	c.progress(CheckResult{Packs: 1})
+	c.progress(CheckResult{Packs: 1, Bytes: cp.size})
 	return nil
 }
 
-// checkIdx reads a whole idx and reports whether it can be used.
-func (c *checker) checkIdx(cp *countedPack) bool {
+// checkIdx reads a whole idx and tells what is wrong: with it, or with the pack if
+// that does not fit it; "" if it can be used.
+func (c *checker) checkIdx(cp *countedPack) FindingKind {
 	err := cp.err
 	if err == nil {
 		err = cp.own.idx.Verify(cp.size)
 	}
 	if err == nil {
-		return true
+		return ""
 	}
 	kind, file := BadIdx, cp.idxName()
-	var corrupt *pack.CorruptError
-	if errors.As(err, &corrupt) && corrupt.File == cp.packName() {
+	if corruptFile(err) == cp.packName() {
 		kind, file = BadPack, cp.packName()
+		if alone := c.idxAlone(cp); damaged(alone) { // then it is to blame
+			kind, file, err = BadIdx, cp.idxName(), alone
+		}
 	}
 	c.findErr(kind, file, err)
-	return false
+	return kind
+}
+
+// idxAlone reads an idx without its pack.
+func (c *checker) idxAlone(cp *countedPack) error {
+	idx, err := pack.OpenIdx(cp.idxName(), c.reader(cp.idxName()), cp.idxSize)
+	if err == nil {
+		err = idx.Verify(cp.size)
+	}
+	return err
 }
 
 // parallel calls feed with a function that has work done by one of the workers.
@@ -176,14 +189,14 @@ func (c *checker) objects(only bitmap) error {
 		var parts [2]partBuffer // one is filled while the workers are at the other
 		for k, cp := range c.packs {
 			if cp.err != nil {
-				if only == nil {
-					c.checkIdx(cp)
+				if only == nil && c.checkIdx(cp) == BadIdx {
+					run(func(*checkWorker) error { return c.checkSum(cp) }) // whether it can be made anew
 				}
 				continue
 			}
 			if only == nil {
 				run(func(*checkWorker) error { return c.checkSum(cp) })
-				if !c.checkIdx(cp) {
+				if c.checkIdx(cp) != "" {
 					continue
 				}
 			}

@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 
@@ -219,19 +218,6 @@ func (w *walker) tip(id pack.ID, t tip) (next []pack.ID, err error) {
 		}
 	}
 	return next, nil
-}
-
-// unreadable reports an object that could not be got; other errors it returns.
-func (w *walker) unreadable(id pack.ID, ref string, err error) error {
-	if !damaged(err) {
-		return err
-	}
-	kind := BadObject
-	if errors.As(err, new(*MissingError)) {
-		kind = Missing
-	}
-	w.badObject(kind, id, ref, err)
-	return nil
 }
 
 // trees looks at directories.

@@ -355,7 +355,7 @@ func (p *Packs) lost(f *packFile, err error) error {
 		return err
 	}
 	if damaged {
-		err := fmt.Errorf("%s: ignored: %w", f.packName(), err)
+		err := fmt.Errorf("%w; the pack is passed over", err) // it names the file
 		f.damage.Store(&err)
 		p.warn(f.packName(), err)
 	}

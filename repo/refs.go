@@ -24,9 +24,9 @@ const (
 )
 
 // Refs returns the refs whose full names begin with prefix, sorted by name. If
-// the file of a ref does not hold an id, the others are returned together with
-// a *pack.CorruptError, so that a caller can say what is wrong and still show
-// the rest.
+// the file of a ref does not hold an id, or packed-refs is damaged, the others are
+// returned together with a *pack.CorruptError, so that a caller can say what is
+// wrong and still show the rest.
 func (p *Packs) Refs(ctx context.Context, prefix string) ([]Ref, error) {
 	return p.keeper.refs(ctx, prefix)
 }
@@ -53,8 +53,10 @@ func (d *Dir) refs(ctx context.Context, prefix string) ([]Ref, error) {
 	if err != nil {
 		return nil, err
 	}
-	packed, err := d.packedRefs()
-	if err != nil {
+	packed, err := d.packedRefs() // up to the first line that is none
+	if errors.As(err, new(*pack.CorruptError)) {
+		broken = firstErr(broken, err)
+	} else if err != nil {
 		return nil, err
 	}
 	for _, r := range packed {

@@ -18,8 +18,8 @@ their checksums, each object against its id, and that each save has all it refer
 What is damaged is listed, then the saves and paths that it affects, and the exit code
 is 5. Nothing is repaired, and nothing is removed.
 
-With --quick only the checksums of the files are checked. With NAME or NAME/SAVE only
-what these reach is.
+With --quick only the checksums of the files are checked, and that each name leads to
+something. With NAME or NAME/SAVE only what these reach is.
 
 -v also lists what is no damage: index files that can be made again, names that git or
 bup moved, files that belong nowhere.`
@@ -45,7 +45,11 @@ func (a *app) fsckCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		defer a.closeRepo(r)
+		if len(args) > 0 {
+			defer a.closeRepo(r)
+		} else {
+			defer r.Close() // what there is to warn of was found, and listed
+		}
 		return a.fsck(ctx, r, *quick, args)
 	})
 }
@@ -85,9 +89,16 @@ func (a *app) fsck(ctx context.Context, r repository, quick bool, names []string
 	if res.Damage > 0 {
 		return &codedError{exitDamaged, fmt.Errorf("the repository is damaged: %s", plural(res.Damage, "finding"))}
 	}
-	a.ui.note("no damage: %s, %s, %s, %s", plural(res.Packs, "pack"), plural(res.Objects, "object"),
-		formatSize(res.Bytes), formatSeconds(a.now().Sub(start)))
+	a.ui.note("no damage%s, %s", checked(quick, res), formatSeconds(a.now().Sub(start)))
 	return printed
+}
+
+// checked says what was read.
+func checked(quick bool, r repo.CheckResult) string {
+	if quick {
+		return fmt.Sprintf(" to files: %s of %s; objects were not looked at", plural(r.Packs, "pack"), formatSize(r.Bytes))
+	}
+	return fmt.Sprintf(": %s, %s of %s", plural(r.Packs, "pack"), plural(r.Objects, "object"), formatSize(r.Bytes))
 }
 
 // finding prints one thing that was found.
@@ -108,7 +119,14 @@ func (a *app) finding(f repo.Finding) error {
 
 func (a *app) fsckProgress(p repo.CheckResult) {
 	a.ui.progress(func() string {
-		return fmt.Sprintf("checking: %s, %s of objects, %s", plural(p.Packs, "pack"), formatSize(p.Bytes), plural(p.Damage, "finding"))
+		s := fmt.Sprintf("checking: %s, %s", plural(p.Packs, "pack"), formatSize(p.Bytes))
+		if p.Objects > 0 {
+			s += fmt.Sprintf(" in %s, %s", plural(p.Objects, "object"), plural(p.Trees, "tree"))
+		}
+		if p.Damage > 0 {
+			s += ", " + plural(p.Damage, "finding")
+		}
+		return s
 	})
 }
 
