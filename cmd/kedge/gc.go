@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kedgebackup/kedge/repo/gc"
+)
+
+const gcHelp = `Gc frees the room of what no save reaches any more. It may run at any time: saves that
+are under way are waited for (--wait), and nothing is deleted that a save of the last
+72 hours might still need. What it takes away stands in the trash of the repository for
+72 hours; the run after that deletes it.
+
+What prune left out is kept for 14 days, and so is what an interrupted save has sent.
+
+--now ends these graces, for a disk that is full: it deletes at once, needs room for one
+pack only, and says which prunes can no longer be undone. It has to be confirmed with
+--yes. So has a run that finds less than 70 % of what was live the last time.`
+
+const gcExample = `  kedge gc
+  kedge gc --dry-run
+  kedge gc --dir /srv/backup/build --wait 1h
+  kedge gc --now --yes`
+
+func (a *app) gcCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "gc [--now] [--yes] [--dry-run]",
+		Short:   "free the room of what no save reaches",
+		Long:    gcHelp,
+		Example: gcExample,
+		Args:    cobra.NoArgs,
+	}
+	var o gc.Options
+	f := cmd.Flags()
+	f.BoolVar(&o.Now, "now", false, "delete at once, and end the time in which a prune can be undone")
+	f.BoolVar(&o.Yes, "yes", false, "confirm what would be refused without")
+	f.BoolVarP(&o.DryRun, "dry-run", "n", false, "only say what would be done")
+	f.IntVar(&o.Threshold, "threshold", 10, "write packs of data anew of which `PERCENT` is garbage")
+	unsafe := f.Bool("unsafe", false, "")
+	f.Lookup("unsafe").Hidden = true // which bup asks for
+	return a.command(cmd, func(ctx context.Context, _ []string) error {
+		_ = *unsafe
+		if o.Threshold < 1 || o.Threshold > 100 {
+			return usagef("option --threshold: %d is no percentage", o.Threshold)
+		}
+		p, err := a.openOwn(ctx, "gc")
+		if err != nil {
+			return err
+		}
+		defer a.closeRepo(directory{p})
+		o.Wait, o.Progress = a.common.wait, a.gcProgress
+		start := a.now()
+		r, err := gc.Run(ctx, p, o)
+		a.ui.done()
+		a.doc.result = gcResult{r.Packs, r.Live, r.Dead, r.Rewritten, r.Retired, r.Written, r.Deleted, r.Freed, r.Rescued, r.Waiting,
+			a.now().Sub(start).Round(time.Millisecond).Seconds()}
+		for _, l := range r.Lost {
+			if o.Now && a.chatty() {
+				a.ui.line("a prune of %s at %s cannot be undone after this", escapeText(l.Ref), l.Time.Format(time.RFC3339))
+			}
+		}
+		var busy *gc.BusyError
+		var refused *gc.RefusedError
+		switch {
+		case errors.As(err, &busy):
+			return &codedError{exitBusy, withHint(err, "--wait 1h waits longer; nothing was lost")}
+		case errors.As(err, &refused) && refused.Err == nil:
+			return &codedError{exitFailed, err}
+		case err != nil:
+			return err
+		}
+		if o.DryRun {
+			return a.conclude("%s in %s: %s live, %s to be freed", plural(int64(r.Packs), "pack"), formatSize(r.Live+r.Dead), formatSize(r.Live), formatSize(r.Dead))
+		}
+		if a.chatty() {
+			a.ui.note("%s", gcLine(r))
+		}
+		return nil
+	})
+}
+
+// gcLine sums a collection up in one line.
+func gcLine(r gc.Result) string {
+	s := fmt.Sprintf("%s live; %s taken away", formatSize(r.Live), plural(int64(r.Retired), "pack"))
+	if r.Rewritten > 0 {
+		s += fmt.Sprintf(", %d of them written anew in %s", r.Rewritten, formatSize(r.Written))
+	}
+	if r.Rescued > 0 {
+		s += fmt.Sprintf("; %s brought back from the trash", plural(int64(r.Rescued), "object"))
+	}
+	s += fmt.Sprintf("; %s deleted, %s freed", plural(int64(r.Deleted), "pack"), formatSize(r.Freed))
+	if r.Waiting > 0 {
+		s += fmt.Sprintf("; %s wait in the trash", plural(int64(r.Waiting), "pack"))
+	}
+	return s
+}
+
+func (a *app) gcProgress(r gc.Result) {
+	a.ui.progress(func() string {
+		return fmt.Sprintf("collecting: %s looked at, %s written anew", plural(r.Trees, "tree"), plural(int64(r.Rewritten), "pack"))
+	})
+}
+
+// gcResult is the result of gc in JSON.
+type gcResult struct {
+	Packs     int     `json:"packs"`
+	Live      int64   `json:"bytes_live"`
+	Dead      int64   `json:"bytes_dead"`
+	Rewritten int     `json:"packs_rewritten"`
+	Retired   int     `json:"packs_retired"`
+	Written   int64   `json:"bytes_written"`
+	Deleted   int     `json:"packs_deleted"`
+	Freed     int64   `json:"bytes_freed"`
+	Rescued   int     `json:"objects_rescued"`
+	Waiting   int     `json:"packs_waiting"`
+	Seconds   float64 `json:"seconds"`
+}
