@@ -49,6 +49,13 @@ func OpenPack(name string, r io.ReaderAt, size int64, sum ID) (*Pack, error) {
 	return p, nil
 }
 
+// FarPack returns a pack of which nothing is read, for who has places of objects from
+// elsewhere and compares each object with its id: where every read costs a round trip, a
+// look at header and trailer would cost two. Len is 0, and there is no walking it.
+func FarPack(name string, r io.ReaderAt, size int64) *Pack {
+	return &Pack{name: name, r: r, end: size - idSize}
+}
+
 // Len returns the number of objects that the header claims.
 func (p *Pack) Len() int { return p.n }
 

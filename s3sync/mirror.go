@@ -62,7 +62,7 @@ const maxConflicts = 20
 // Mirror makes the next generation of a bucket from a directory:
 //
 //	state of the repository, under the lock of its refs
-//	PUT packs, PUT their indexes, PUT the files that change, PUT the manifest
+//	PUT packs, PUT their indexes, PUT segments, PUT the files that change, PUT the manifest
 //
 // Each is created exclusively and verified, and nothing is sent that the last generation
 // has. Saves may go on meanwhile; gc hides no pack that is being sent, because the run is a
@@ -158,6 +158,9 @@ func (m *mirror) run(ctx context.Context) (MirrorResult, error) {
 		if err := m.sendAll(ctx, group); err != nil {
 			return m.result, err
 		}
+	}
+	if err := m.segments(ctx); err != nil {
+		return m.result, err
 	}
 	if err := m.sendState(ctx); err != nil {
 		return m.result, err

@@ -147,7 +147,7 @@ func (p *pull) file(ctx context.Context, f File) error {
 		n, err := p.b.Objects.Get(ctx, p.b.Prefix+f.Key, f.Version, want, off)
 		if n < len(want) {
 			if err == nil || err == io.EOF {
-				err = errShortObject
+				err = errors.New("it is shorter than the manifest says")
 			}
 			return fmt.Errorf("%s: %w", f.Key, err)
 		}

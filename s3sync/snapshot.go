@@ -4,19 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"path"
 	"sort"
 	"strings"
+	"sync"
 
 	"github.com/kedgebackup/kedge/pack"
 	"github.com/kedgebackup/kedge/repo"
-)
-
-// The names of the files of a repository that change, as a manifest has them. HEAD and
-// refs have lines of their own.
-const (
-	nameConfig   = "config"
-	nameReceipts = "kedge/receipts"
-	nameClosed   = "kedge/closed"
 )
 
 // Snapshot is a generation as a repo.Store that can be read.
@@ -24,10 +18,15 @@ type Snapshot struct {
 	b     *Bucket
 	g     *Generation
 	cache *Cache
+
+	index   sync.Once
+	locator *locator
 }
 
 // Snapshot returns the files of a generation, which are read through a cache.
-func (b *Bucket) Snapshot(g *Generation, cache *Cache) *Snapshot { return &Snapshot{b, g, cache} }
+func (b *Bucket) Snapshot(g *Generation, cache *Cache) *Snapshot {
+	return &Snapshot{b: b, g: g, cache: cache}
+}
 
 // Open opens a file of the generation. Nothing is asked of the store yet.
 func (s *Snapshot) Open(ctx context.Context, name string) (repo.Blob, error) {
@@ -35,7 +34,16 @@ func (s *Snapshot) Open(ctx context.Context, name string) (repo.Blob, error) {
 	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
-	return &remoteFile{s: s.b.Objects, cache: s.cache, key: s.b.Prefix + f.Key, version: f.Version, size: f.Size}, nil
+	x := s.file(f, blockSize)
+	if path.Ext(name) == ".pack" {
+		x.ahead = new(ahead)
+	}
+	return x, nil
+}
+
+// file returns a file that is read in blocks.
+func (s *Snapshot) file(f File, step int64) *remoteFile {
+	return &remoteFile{s: s.b.Objects, cache: s.cache, key: s.b.Prefix + f.Key, file: f, step: step}
 }
 
 // List calls fn for the files below dir, in the order of their names.
@@ -59,7 +67,7 @@ func (s *Snapshot) Remove(context.Context, string) error { return repo.ErrReadOn
 // State returns what changes in the repository, as it was.
 func (s *Snapshot) State(ctx context.Context) (repo.State, error) {
 	st := repo.State{Refs: s.g.Refs, Head: s.g.Head}
-	for name, to := range map[string]*[]byte{nameConfig: &st.Config, nameReceipts: &st.Receipts, nameClosed: &st.Closed} {
+	for name, to := range st.Files() {
 		f, ok := s.g.File(name)
 		if !ok {
 			continue
@@ -78,7 +86,11 @@ func (s *Snapshot) State(ctx context.Context) (repo.State, error) {
 
 // Open opens a generation as a repository that can be read.
 func (b *Bucket) Open(ctx context.Context, g *Generation, cache *Cache) (*repo.Packs, error) {
-	s := b.Snapshot(g, cache)
+	return b.Snapshot(g, cache).Packs(ctx)
+}
+
+// Packs opens the generation as a repository that can be read.
+func (s *Snapshot) Packs(ctx context.Context) (*repo.Packs, error) {
 	state, err := s.State(ctx)
 	if err != nil {
 		return nil, err
