@@ -27,13 +27,16 @@
 // speaks side-band-64k. Lines that begin with 2 are progress, with 3 the error on which it
 // ends. An error before the pack is a line "ERR " and the reason.
 //
-// The example in the tests is a whole conversation:
+// A whole conversation, as TestConversation has it, S for the server, of a repository of
+// one save with 20 files:
 //
-//	S 00a8<id> HEAD\0multi_ack_detailed no-done side-band-64k thin-pack ofs-delta …\n
+//	S 000eversion 1\n
+//	S 00c2<id> HEAD\0multi_ack_detailed no-done side-band-64k thin-pack ofs-delta include-tag
+//	  no-progress symref=HEAD:refs/heads/main object-format=sha1 agent=kedge\n
 //	S 003d<id> refs/heads/main\n 0000
-//	C 0046want <id> side-band-64k no-progress\n 0000 0009done\n
+//	C 004cwant <id> side-band-64k no-progress\n 0000 0009done\n
 //	S 0008NAK\n
-//	S 00a3 01 PACK 00000002 00000003 …            three objects
+//	S 03c6\1PACK 00000002 00000016 …              22 objects
 //	S 0000
 //
 // # Capabilities
@@ -49,8 +52,8 @@
 //	symref=HEAD:…       which ref HEAD is
 //	object-format=sha1, agent=kedge
 //
-// Others are refused by name, and so are shallow, deepen and filter: a clone of backups
-// that lacks part of them is none.
+// Others are refused by name, and so are the lines shallow, deepen and filter: a clone of
+// backups that lacks part of them is none.
 //
 // # What is sent
 //
@@ -168,7 +171,7 @@ func (s *session) serve(ctx context.Context) error {
 func (s *session) next(limit int) ([]byte, error) {
 	if !s.in.Scan() {
 		if err := s.in.Err(); err != nil {
-			return nil, err
+			return nil, noEOF(err) // within a line
 		}
 		return nil, io.EOF
 	}
