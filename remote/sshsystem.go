@@ -50,10 +50,7 @@ func startSSH(ctx context.Context, a Address, o Options, command string) (*link,
 		argv = append(deafSh(), argv...)
 	}
 	a.Path = ""
-	l := &link{name: a.String(), said: newWords(o.Stderr)}
-	if command == kedgeServer { // that it is not there is no news if bup is
-		l.said.skip = func(line string) bool { return !l.heard.Load() && strings.Contains(line, "kedge") && notFound(line) }
-	}
+	l := newLink(a, o, command)
 	return l, l.start(ctx, argv, batch)
 }
 
@@ -144,6 +141,7 @@ func (l *link) start(ctx context.Context, argv []string, ownGroup bool) error {
 			return err
 		}
 	}
+	WidenPipe(ends[2])
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = ends[0], ends[3], ends[5]
 	err := cmd.Start()
 	closeFiles([]*os.File{ends[0], ends[3], ends[5]})

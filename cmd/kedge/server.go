@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kedgebackup/kedge/remote"
 	"github.com/kedgebackup/kedge/remote/access"
 	"github.com/kedgebackup/kedge/remote/server"
 	"github.com/kedgebackup/kedge/remote/upload"
@@ -201,6 +202,7 @@ func newStdio(in io.Reader, out io.Writer) io.ReadWriter {
 			io.Writer
 		}{in, out}
 	}
+	remote.WidenPipe(i)
 	return &stdio{unblocked(i), unblocked(o)}
 }
 
