@@ -122,6 +122,17 @@ func isCurrent(file *os.File, name string) (bool, error) {
 // File returns the locked file; it stays open as long as the lock is held.
 func (l *Lock) File() *File { return l.file }
 
+// Share returns another descriptor of the locked file, for a process that is about to be
+// started. The lock is held until that process, and this one, have closed it or died; but
+// Unlock takes it from both.
+func (l *Lock) Share() (*os.File, error) {
+	fd, err := unix.FcntlInt(l.file.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "dup", Path: l.file.name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), l.file.name), nil
+}
+
 // Unlock gives the lock back.
 func (l *Lock) Unlock() error {
 	if !l.file.closed.Load() {
