@@ -74,12 +74,24 @@ func BenchmarkEncode(b *testing.B) {
 	}
 }
 
+// BenchmarkProbe looks at many chunks in turn, since a processor remembers the
+// branches of one.
 func BenchmarkProbe(b *testing.B) {
-	for _, c := range bodies {
+	for _, c := range []struct {
+		name string
+		all  []byte
+		size int
+	}{{"text10K", sqlText(2 << 20), 10 << 10}, {"noise10K", noise(2 << 20), 10 << 10}, {"noise1K", noise(2 << 20), 1 << 10},
+		{"mixed10K", append(append(sqlText(10<<10), noise(10<<10)...), sqlText(10<<10)...), 10 << 10}} {
 		b.Run(c.name, func(b *testing.B) {
-			b.SetBytes(int64(len(c.body)))
+			b.SetBytes(int64(c.size))
+			b.ReportAllocs()
+			rest, p := c.all, new(probe)
 			for b.Loop() {
-				incompressible(c.body)
+				if rest = rest[c.size:]; len(rest) < c.size {
+					rest = c.all
+				}
+				p.incompressible(rest[:c.size])
 			}
 		})
 	}

@@ -22,6 +22,7 @@ func storedBlocks(n int) int { return max(1, (n+storedMax-1)/storedMax) }
 type deflater struct {
 	quick *quick // level 1
 	lib   *library
+	probe probe
 }
 
 func newDeflater(level int) deflater {
@@ -50,7 +51,7 @@ func (d *deflater) deflate(dst, body []byte) []byte {
 	room := len(body) - len(body)/64
 	ok := false
 	switch {
-	case len(body) == 0 || d.quick == nil && d.lib == nil || incompressible(body):
+	case len(body) == 0 || d.quick == nil && d.lib == nil || d.probe.incompressible(body):
 	case d.quick != nil:
 		// Stored, body would take five bytes more than it has, and four follow.
 		dst, ok = d.quick.append(dst, body, room+storedHead+4-quickSlack)

@@ -84,8 +84,8 @@ type Encoder struct {
 
 // NewEncoder returns an encoder at a zlib level, 0 (stored) to 9; numbers
 // outside mean the nearest. Content that does not compress is found by a cheap
-// probe and stored. At level 1 the same objects in the same order become the
-// same bytes; what one object becomes may depend on those before it.
+// probe and stored. The same objects in the same order become the same bytes;
+// what one object becomes may depend on those before it.
 func NewEncoder(level int) *Encoder {
 	return &Encoder{z: newDeflater(min(max(level, 0), 9))}
 }

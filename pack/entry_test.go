@@ -162,12 +162,55 @@ func TestProbe(t *testing.T) {
 		"noise that recurs": {twice, false},
 		"noise, then zeros": {halves, false},
 	} {
-		if got := incompressible(c.b); got != c.want {
+		if got := new(probe).incompressible(c.b); got != c.want {
 			t.Errorf("%s: %v", name, got)
+		}
+		// The same after a long row of noise: at a glance, or soon after.
+		p, soon := probe{row: 99}, false
+		for range probeTrust {
+			soon = p.incompressible(c.b)
+			if c.b != nil && len(c.b) >= probeMin && !soon {
+				break
+			}
+		}
+		if soon != c.want {
+			t.Errorf("%s, after a row of noise: %v", name, soon)
 		}
 	}
 	for n := probeMin; n < 3000; n++ {
-		incompressible(noise(n))
+		for _, row := range []int{0, probeTrust + 1} {
+			p := probe{row: row}
+			p.incompressible(noise(n))
+		}
+	}
+}
+
+// TestProbeNotices turns from noise to other contents in the middle of a stream.
+func TestProbeNotices(t *testing.T) {
+	recurs := bytes.Repeat(noise(512), 20)
+	for name, c := range map[string]struct {
+		next []byte
+		late int // bodies that may be stored
+	}{
+		"text":              {sqlText(10000), 0},
+		"zeros":             {make([]byte, 10000), 0},
+		"noise that recurs": {recurs, probeTrust - 1},
+	} {
+		for before := range 20 {
+			e := NewEncoder(1)
+			for range before {
+				e.Append(nil, Blob, noise(10000))
+			}
+			late := 0
+			for range 20 {
+				if b, _ := e.Append(nil, Blob, c.next); len(b) > len(c.next) {
+					late++
+				}
+			}
+			if late > c.late {
+				t.Errorf("%s after %d bodies of noise: %d were stored", name, before, late)
+			}
+		}
 	}
 }
 
