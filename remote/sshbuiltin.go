@@ -73,7 +73,8 @@ func login(ctx context.Context, conn *heardConn, a Address, o Options, command s
 	}
 	defer keys.Close()
 	a.Path = ""
-	l := &link{name: a.String(), said: newWords(o.Stderr), over: make(chan struct{})}
+	l := newLink(a, o, command)
+	l.over = make(chan struct{})
 	host := &hostCheck{name: knownName(a), known: known, accept: o.AcceptNew, said: l.said}
 	config := clientConfig(me, a, keys, host, l.said)
 	c, chans, reqs, err := ssh.NewClientConn(conn, dialName(a), config)

@@ -35,6 +35,16 @@ const (
 	killGrace = time.Second
 )
 
+// newLink returns a link to another host, where a command is to run. That kedge is not
+// there is no news if bup is.
+func newLink(a Address, o Options, command string) *link {
+	l := &link{name: a.String(), said: newWords(o.Stderr)}
+	if command == kedgeServer {
+		l.said.skip = func(line string) bool { return !l.heard.Load() && strings.Contains(line, "kedge") && notFound(line) }
+	}
+	return l
+}
+
 // Read reads what the server writes.
 func (l *link) Read(p []byte) (int, error) {
 	n, err := l.out.Read(p)

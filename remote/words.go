@@ -66,7 +66,8 @@ func (w *words) end() {
 	if line == "" || w.traces(line) {
 		return
 	}
-	if !strings.HasPrefix(line, "hint:") { // git's, about anything
+	again := len(w.kept) > 0 && line == w.kept[len(w.kept)-1]
+	if !again && !strings.HasPrefix(line, "hint:") { // git's, about anything
 		w.kept = append(w.kept, line)
 		w.size += len(line)
 	}
@@ -92,7 +93,8 @@ func (w *words) end() {
 func (w *words) traces(line string) bool {
 	switch {
 	case strings.HasPrefix(line, "Traceback (most recent call last):"),
-		strings.HasPrefix(line, "During handling of the above exception, another"):
+		strings.HasPrefix(line, "During handling of the above exception, another"),
+		strings.HasPrefix(line, "The above exception was the direct cause of"):
 		w.dies = "python"
 	case strings.HasPrefix(line, "goroutine ") && strings.HasSuffix(line, "]:"):
 		w.dies = "go"

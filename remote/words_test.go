@@ -57,13 +57,19 @@ bup.git.GitError: b'git update-ref' returned 128
   File "a.py", line 1, in <module>
 KeyError: 'x'
 
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "a.py", line 3, in <module>
+KeyError: 'x'
+
 During handling of the above exception, another exception occurred:
 
 Traceback (most recent call last):
   File "b.py", line 2, in <module>
 OSError: [Errno 28] No space left on device
 and then
-`, "KeyError: 'x'\nOSError: [Errno 28] No space left on device\nand then\n", "KeyError: 'x'; OSError: [Errno 28] No space left on device; and then"},
+`, "KeyError: 'x'\nKeyError: 'x'\nOSError: [Errno 28] No space left on device\nand then\n", "KeyError: 'x'; OSError: [Errno 28] No space left on device; and then"},
 		{"go", "panic: oh no\n\ngoroutine 1 [running]:\nmain.main()\n\t/src/main.go:21 +0x145\ncreated by main.x in goroutine 2\n\t/src/x.go:1\n\n" +
 			"goroutine 5 [IO wait]:\nmain.x(...)\n\t/src/x.go:2\nConnection to far closed.\n",
 			"panic: oh no\nConnection to far closed.\n", "panic: oh no; Connection to far closed."},
