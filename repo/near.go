@@ -63,6 +63,9 @@ func nearest(want string, all func(yield func(string) bool)) []string {
 	return out
 }
 
+// Nearest returns the names that look most like want, three at most.
+func Nearest(want string, names []string) []string { return nearest(want, slices.Values(names)) }
+
 // below returns names that go on with a slash where front ends, the first few.
 func below(front string, all func(yield func(string) bool)) (names []string) {
 	all(func(name string) bool {

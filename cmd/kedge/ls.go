@@ -70,6 +70,9 @@ func (a *app) lsCommand() *cobra.Command {
 	f.BoolVarP(&o.numeric, "numeric-ids", "n", false, "show owners as numbers")
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		if len(args) == 0 {
+			if p, err := a.place(); err == nil && p.scheme == "s3" && strings.HasSuffix(p.path, "/") {
+				return a.listMirrors(ctx, p, o.long)
+			}
 			names, ok, err := a.servedRepos(ctx)
 			if ok || err != nil {
 				return a.listRepos(names, err)

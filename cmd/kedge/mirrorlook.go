@@ -62,7 +62,7 @@ func (a *app) generation(ctx context.Context, b *s3sync.Bucket, at bucketAt) (g 
 		g, err = b.Latest(ctx)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", escape(at.String()), err)
+		return nil, a.noMirror(ctx, b.Objects, at, err)
 	}
 	return g, nil
 }

@@ -2,8 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -101,7 +108,8 @@ const cacheBytes = 64 << 20
 // mirrored is a repository in a mirror.
 type mirrored struct {
 	*repo.Packs
-	passed []error
+	snapshot *s3sync.Snapshot
+	passed   []error
 }
 
 // Check is repo.Check.
@@ -110,7 +118,9 @@ func (m mirrored) Check(ctx context.Context, o repo.CheckOptions, report func(re
 }
 
 // Warnings returns what was wrong and could be done without.
-func (m mirrored) Warnings() []error { return append(m.passed, m.Packs.Warnings()...) }
+func (m mirrored) Warnings() []error {
+	return slices.Concat(m.passed, m.snapshot.Warnings(), m.Packs.Warnings())
+}
 
 // openMirrored opens a generation of a mirror.
 func (a *app) openMirrored(ctx context.Context, p place) (repository, error) {
@@ -122,11 +132,113 @@ func (a *app) openMirrored(ctx context.Context, p place) (repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	packs, err := b.Open(ctx, g, s3sync.NewCache(cacheBytes))
+	cache := s3sync.NewCache(cacheBytes)
+	cache.Disk = &s3sync.DiskCache{FS: a.FS, Dir: a.mirrorCache(at)}
+	snapshot := b.Snapshot(g, cache)
+	packs, err := snapshot.Packs(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", escape(at.String()), err)
 	}
-	return mirrored{packs, g.Passed}, nil
+	return mirrored{packs, snapshot, g.Passed}, nil
+}
+
+// mirrorCache returns where blocks of a mirror are kept: a directory for each address.
+func (a *app) mirrorCache(at bucketAt) string {
+	endpoint := a.common.store.endpoint
+	for _, name := range []string{"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"} {
+		if endpoint == "" {
+			endpoint = a.Env(name)
+		}
+	}
+	sum := sha256.Sum256([]byte(endpoint + "\x00" + a.Env("AWS_ACCESS_KEY_ID") + "\x00" + at.String()))
+	return filepath.Join(a.cacheDir(), "s3-"+hex.EncodeToString(sum[:16]))
+}
+
+// noMirror says of an address where no mirror is which ones are near.
+func (a *app) noMirror(ctx context.Context, s s3sync.Objects, at bucketAt, err error) error {
+	var none *repo.NotFoundError
+	if !errors.As(err, &none) || none.What != "repository" {
+		return fmt.Errorf("%s: %w", escape(at.String()), err)
+	}
+	parent, name := path.Split(strings.TrimSuffix(at.prefix, "/"))
+	none = &repo.NotFoundError{What: "mirror", Name: at.String()}
+	names, err := s3sync.Names(ctx, s, parent)
+	if err != nil {
+		return none
+	}
+	if inside, err := s3sync.Names(ctx, s, at.prefix); err == nil && len(inside) > 0 {
+		return withHint(none, fmt.Sprintf("there are mirrors below it: '%s ls -r %s/' lists them", a.name, escape(at.String())))
+	}
+	if none.Near = repo.Nearest(name, names); len(none.Near) > 0 || len(names) == 0 {
+		return none
+	}
+	return withHint(none, fmt.Sprintf("'%s ls -r %s/' lists those that are there", a.name, escape(bucketAt{at.bucket, parent}.String())))
+}
+
+// mirrorEntry is a repository among those of a mirror.
+type mirrorEntry struct {
+	Repository jsonName `json:"repository"`
+	Generation uint64   `json:"generation,omitempty"`
+	Time       string   `json:"time,omitempty"`
+	Bytes      int64    `json:"bytes,omitempty"`
+	Error      string   `json:"error,omitempty"`
+}
+
+// listMirrors lists the repositories below an address, with the generation that is read and
+// its time if that is wanted.
+func (a *app) listMirrors(ctx context.Context, p place, long bool) error {
+	at, err := parseBucket(p.path)
+	if err != nil {
+		return err
+	}
+	s, err := a.objects(at)
+	if err != nil {
+		return err
+	}
+	names, err := s3sync.Names(ctx, s, at.prefix)
+	if err != nil || !long && !a.common.json {
+		return a.listRepos(names, err)
+	}
+	if a.common.json {
+		if err := a.doc.begin(a, "ls"); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		b, err := a.bucket(s, bucketAt{at.bucket, at.prefix + name + "/"})
+		if err != nil {
+			return err
+		}
+		if err := a.listMirror(ctx, b, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// listMirror prints a line about a repository. One that has no good generation is listed,
+// too.
+func (a *app) listMirror(ctx context.Context, b *s3sync.Bucket, name string) error {
+	e := mirrorEntry{Repository: nameJSON(name)}
+	g, err := b.Latest(ctx)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		e.Error = err.Error()
+	} else {
+		e.Generation, e.Time = g.N, g.Time.UTC().Format(time.RFC3339)
+		for _, f := range g.Files {
+			e.Bytes += f.Size
+		}
+	}
+	if a.common.json {
+		return a.doc.entry(a, e)
+	}
+	if err != nil {
+		return a.print([]byte(escapeText(fmt.Sprintf("%s  unusable: %v", name, err)) + "\n"))
+	}
+	return a.print([]byte(escapeText(fmt.Sprintf("%6d  %s  %8s  %s", e.Generation, e.Time, formatSize(e.Bytes), name)) + "\n"))
 }
 
 // mirroredRepos returns the names of the repositories below an address, if none is there

@@ -1,0 +1,216 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+// slowLine is a line to a server on which every request takes a while to arrive. Answers
+// come at once, so the line is late, not narrow.
+type slowLine struct {
+	addr     string
+	delay    time.Duration
+	requests atomic.Int64
+	bytes    atomic.Int64 // of answers
+}
+
+// slow puts a line in front of the gateway, which is reached by it from then on.
+func (g *gateway) slow(t testing.TB, delay time.Duration) *slowLine {
+	t.Helper()
+	var target string
+	for i, v := range g.env {
+		if at, ok := strings.CutPrefix(v, "AWS_ENDPOINT_URL="); ok {
+			u, err := url.Parse(at)
+			check(t, err)
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			check(t, err)
+			t.Cleanup(func() { l.Close() })
+			target = u.Host
+			s := &slowLine{addr: l.Addr().String(), delay: delay}
+			g.env[i] = "AWS_ENDPOINT_URL=http://" + s.addr
+			go s.serve(l, target)
+			return s
+		}
+	}
+	t.Fatal("the gateway has no address")
+	return nil
+}
+
+func (s *slowLine) serve(l net.Listener, target string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go s.carry(c, target)
+	}
+}
+
+// carry carries one connection.
+func (s *slowLine) carry(c net.Conn, target string) {
+	defer c.Close()
+	to, err := net.Dial("tcp", target)
+	if err != nil {
+		return
+	}
+	defer to.Close()
+	type piece struct {
+		b  []byte
+		at time.Time
+	}
+	pieces := make(chan piece, 1024)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for p := range pieces {
+			time.Sleep(time.Until(p.at))
+			if _, err := to.Write(p.b); err != nil {
+				c.Close()
+			}
+		}
+		to.Close()
+	})
+	wg.Go(func() {
+		n, _ := io.Copy(counter{c, &s.bytes}, to)
+		_ = n
+		c.Close()
+	})
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := c.Read(buf)
+		if n > 0 {
+			for _, method := range []string{"GET ", "HEAD ", "PUT ", "POST "} {
+				if bytes.HasPrefix(buf[:n], []byte(method)) {
+					s.requests.Add(1)
+				}
+			}
+			pieces <- piece{bytes.Clone(buf[:n]), time.Now().Add(s.delay)}
+		}
+		if err != nil {
+			break
+		}
+	}
+	close(pieces)
+	wg.Wait()
+}
+
+// counter counts what is written.
+type counter struct {
+	w io.Writer
+	n *atomic.Int64
+}
+
+func (c counter) Write(p []byte) (int, error) {
+	c.n.Add(int64(len(p)))
+	return c.w.Write(p)
+}
+
+// plainGets reads all packs of a mirror with ranged GETs, so many at once, and keeps nothing.
+func (g *gateway) plainGets(t testing.TB, prefix string, workers int, step int64) (took time.Duration, total int64) {
+	t.Helper()
+	host := ""
+	for _, v := range g.env {
+		if at, ok := strings.CutPrefix(v, "AWS_ENDPOINT_URL=http://"); ok {
+			host = at
+		}
+	}
+	core, err := minio.NewCore(host, &minio.Options{Creds: credentials.NewStaticV4("kedge", "kedgesecret", ""), Region: "us-east-1"})
+	check(t, err)
+	type part struct {
+		key     string
+		off, to int64
+	}
+	parts := make(chan part, 1<<16)
+	list, err := filepath.Glob(filepath.Join(g.data, "backup", prefix, "objects/pack/*.pack"))
+	check(t, err)
+	for _, file := range list {
+		info, err := os.Stat(file)
+		check(t, err)
+		total += info.Size()
+		for off := int64(0); off < info.Size(); off += step {
+			parts <- part{prefix + "/objects/pack/" + filepath.Base(file), off, min(off+step, info.Size()) - 1}
+		}
+	}
+	close(parts)
+	start := time.Now()
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for p := range parts {
+				o := minio.GetObjectOptions{}
+				check(t, o.SetRange(p.off, p.to))
+				body, _, _, err := core.GetObject(context.Background(), "backup", p.key, o)
+				if err == nil {
+					_, err = io.Copy(io.Discard, body)
+					body.Close()
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return time.Since(start), total
+}
+
+// A restore over a line with a delay of 50 ms takes about as long as reading the same packs
+// with plain ranged GETs. What it took is printed; that it is right is tested.
+func TestFarRestore(t *testing.T) {
+	g := startGateway(t)
+	large, small := 24<<20, 1000
+	if full {
+		large, small = 512<<20, 10_000
+	}
+	rnd := rand.New(rand.NewPCG(5, 6))
+	src := filepath.Join(t.TempDir(), "src")
+	mkdir(t, src, "small")
+	b := make([]byte, large)
+	fillRandom(rnd, b)
+	for i := range small {
+		dir := mkdir(t, src, fmt.Sprintf("small/%02d", i%100))
+		write(t, fmt.Sprintf("%s/%d", dir, i), b[i*100:][:2000+rnd.IntN(20_000)])
+	}
+	fillRandom(rnd, b)
+	write(t, src+"/large", b)
+	before := take(t, src)
+	repo := saved(t, src)
+	g.run(t, "mirror", "-d", repo, "s3://backup/far")
+	line := g.slow(t, 50*time.Millisecond)
+	g.env = append(g.env, "KEDGE_CACHE_DIR="+t.TempDir())
+	plain, total := g.plainGets(t, "far", 12, 4<<20)
+	line.requests.Store(0)
+	line.bytes.Store(0)
+	out := target(t)
+	start := time.Now()
+	g.run(t, "restore", "-r", "s3://backup/far", "-C", out, "x/latest"+src+"/.")
+	took := time.Since(start)
+	rate := func(d time.Duration) float64 { return float64(total) / d.Seconds() / 1e6 }
+	t.Logf("%d MB of packs: plain GETs %.2fs (%.0f MB/s), restore %.2fs (%.0f MB/s), %.0f %%; %d requests, %d MB",
+		total/1e6, plain.Seconds(), rate(plain), took.Seconds(), rate(took), 100*plain.Seconds()/took.Seconds(),
+		line.requests.Load(), line.bytes.Load()/1e6)
+	same(t, before, take(t, out))
+}
+
+func fillRandom(rnd *rand.Rand, b []byte) {
+	for i := 0; i+8 <= len(b); i += 8 {
+		v := rnd.Uint64()
+		for k := range 8 {
+			b[i+k] = byte(v >> (8 * k))
+		}
+	}
+}
