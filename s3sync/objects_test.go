@@ -236,7 +236,7 @@ func conformParts(t *testing.T, s s3sync.Objects, p s3sync.Parted) {
 			t.Errorf("abort: %v", err)
 		}
 	}
-	if _, err := p.PutPart(ctx, "m/one", id, 1, bodyOf(first)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := p.PutPart(ctx, "m/one", id, 2, bodyOf(last)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a part of an aborted upload: %v", err)
 	}
 	if _, err := p.Parts(ctx, "m/one", id); !errors.Is(err, fs.ErrNotExist) {

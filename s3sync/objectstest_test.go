@@ -31,7 +31,7 @@ type memory struct {
 	times   map[string]time.Time
 	sums    map[string]s3sync.Sum // of the parts of objects that were made of parts
 	uploads map[string]*upload
-	taken   atomic.Int64 // bytes that came with requests
+	taken   map[string]int64 // bytes that came for each key
 	calls   atomic.Int64
 	// lenient stores overwrite what is there, and blind ones list no parts.
 	lenient, blind bool
@@ -49,7 +49,7 @@ type upload struct {
 func newMemory() *memory {
 	return &memory{
 		objects: make(map[string][]byte), times: make(map[string]time.Time),
-		sums: make(map[string]s3sync.Sum), uploads: make(map[string]*upload),
+		sums: make(map[string]s3sync.Sum), uploads: make(map[string]*upload), taken: make(map[string]int64),
 	}
 }
 
@@ -79,7 +79,7 @@ func (m *memory) Put(ctx context.Context, key string, b s3sync.Body) (string, er
 		return "", err
 	}
 	return "", m.request(ctx, "put", key, func() error {
-		m.taken.Add(int64(len(data)))
+		m.taken[key] += int64(len(data))
 		if int64(len(data)) != b.Size || s3sync.SumOf(data) != b.SHA256 {
 			return s3sync.Temporary(errors.New("the checksum does not match"))
 		}
@@ -120,7 +120,7 @@ func (m *memory) PutPart(ctx context.Context, key, id string, n int, b s3sync.Bo
 		return p, err
 	}
 	err = m.request(ctx, "part", key, func() error {
-		m.taken.Add(int64(len(data)))
+		m.taken[key] += int64(len(data))
 		u, err := m.open(key, id)
 		if err != nil {
 			return err
@@ -186,12 +186,12 @@ func (m *memory) Abort(ctx context.Context, key, id string) error {
 	})
 }
 
-// orphans returns how many uploads were neither completed nor aborted.
+// orphans returns how many uploads hold parts and were neither completed nor aborted.
 func (m *memory) orphans() (n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, u := range m.uploads {
-		if u.key != "" {
+		if u.key != "" && len(u.parts) > 0 {
 			n++
 		}
 	}

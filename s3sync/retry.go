@@ -96,25 +96,40 @@ func (p *Patient) once(ctx context.Context, size int64, fn func(ctx context.Cont
 // Put creates an object and makes sure that it holds what was sent. If there is one of that
 // key with the same bytes it is done: it may have been this call that made it, whose answer
 // was lost. With other bytes: ErrExists.
+//
+// Before it is sent again it is looked whether it is there: a store that refuses a large body
+// often cuts the line in the middle of it, and its answer is lost.
 func (p *Patient) Put(ctx context.Context, key string, b Body) (version string, err error) {
-	err = p.again(ctx, "put", key, b.Size, func(ctx context.Context) (err error) {
-		version, err = p.Objects.Put(ctx, key, b)
-		if err != nil && !errors.Is(err, ErrExists) {
-			return err
+	failed := false
+	err = p.again(ctx, "put", key, b.Size, func(ctx context.Context) error {
+		if failed {
+			same, o, err := holds(ctx, p.Objects, key, "", b)
+			if err == nil && !same {
+				err = fmt.Errorf("%s: %w", key, ErrExists)
+			}
+			if version = o.Version; err == nil || !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
-		same, o, serr := holds(ctx, p.Objects, key, version, b)
+		failed = true
+		var put error
+		version, put = p.Objects.Put(ctx, key, b)
+		if put != nil && !errors.Is(put, ErrExists) {
+			return put
+		}
+		same, o, err := holds(ctx, p.Objects, key, version, b)
 		switch {
-		case errors.Is(serr, fs.ErrNotExist):
+		case errors.Is(err, fs.ErrNotExist):
 			return Temporary(fmt.Errorf("%s: was stored and is not there", key))
-		case serr != nil:
-			return serr
+		case err != nil:
+			return err
 		case same:
 			version = o.Version
 			return nil
-		case err == nil:
+		case put == nil:
 			return fmt.Errorf("%s: the store has other bytes than were sent to it", key)
 		}
-		return err
+		return put
 	})
 	return version, err
 }

@@ -1,0 +1,423 @@
+package s3sync_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kedgebackup/kedge/internal/fsx"
+	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/s3sync"
+)
+
+// full says that all of a sweep is run, and not a sample.
+var full = os.Getenv("KEDGE_SWEEP") == "full"
+
+// The ways in which a request goes wrong.
+const (
+	failInternal  = "500"
+	failSlowDown  = "503 SlowDown"
+	failReset     = "reset mid-body"
+	failTruncated = "truncated body"
+	failWrong     = "wrong bytes of right length"
+	failTimeout   = "timeout"
+	failLost      = "answer lost"
+	failError200  = "error body in a 200"
+	fail412       = "412"
+	fail409       = "409"
+)
+
+var failures = []string{
+	failInternal, failSlowDown, failReset, failTruncated, failWrong, failTimeout, failLost, failError200, fail412, fail409,
+}
+
+// faulty is a store of which one request goes wrong, or all from one on.
+type faulty struct {
+	in      *memory
+	at      int64 // which; 0: none
+	forever bool
+	how     string
+	calls   atomic.Int64
+}
+
+func (f *faulty) hit() bool {
+	k := f.calls.Add(1)
+	return f.at > 0 && (k == f.at || f.forever && k > f.at)
+}
+
+// plain does a request that has no bytes to be mangled.
+func (f *faulty) plain(ctx context.Context, do func() error, pretend error) error {
+	if !f.hit() {
+		return do()
+	}
+	switch f.how {
+	case failTimeout:
+		<-ctx.Done()
+		return ctx.Err()
+	case failLost:
+		if err := do(); err != nil {
+			return err
+		}
+		return s3sync.Temporary(io.ErrUnexpectedEOF)
+	case failError200:
+		return pretend
+	case fail412:
+		return fmt.Errorf("412: %w", s3sync.ErrExists)
+	case failWrong:
+		return do()
+	}
+	return s3sync.Temporary(errors.New(f.how))
+}
+
+// sending does a request with a body.
+func (f *faulty) sending(ctx context.Context, b s3sync.Body, do func(s3sync.Body) error) error {
+	k := f.calls.Load() + 1
+	if f.at > 0 && (k == f.at || f.forever && k > f.at) {
+		switch f.how {
+		case failReset, failTruncated:
+			f.calls.Add(1)
+			if _, err := io.Copy(io.Discard, io.NewSectionReader(b, 0, b.Size/2)); err != nil {
+				return err
+			}
+			return s3sync.Temporary(syscall.ECONNRESET)
+		case failWrong:
+			f.calls.Add(1)
+			b.ReaderAt = flipped{b.ReaderAt}
+			return do(b)
+		}
+	}
+	return f.plain(ctx, func() error { return do(b) }, nil)
+}
+
+// flipped is a file whose first byte is another one.
+type flipped struct{ io.ReaderAt }
+
+func (r flipped) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.ReaderAt.ReadAt(p, off)
+	if off == 0 && n > 0 {
+		p[0] ^= 1
+	}
+	return n, err
+}
+
+func (f *faulty) Put(ctx context.Context, key string, b s3sync.Body) (version string, err error) {
+	err = f.sending(ctx, b, func(b s3sync.Body) (err error) { version, err = f.in.Put(ctx, key, b); return err })
+	return version, err
+}
+
+func (f *faulty) PutPart(ctx context.Context, key, id string, n int, b s3sync.Body) (p s3sync.Part, err error) {
+	p = s3sync.Part{N: n, Size: b.Size, SHA256: b.SHA256, Tag: "never stored"}
+	err = f.sending(ctx, b, func(b s3sync.Body) (err error) { p, err = f.in.PutPart(ctx, key, id, n, b); return err })
+	return p, err
+}
+
+func (f *faulty) Get(ctx context.Context, key, version string, p []byte, off int64) (n int, err error) {
+	k := f.calls.Load() + 1
+	hit := f.at > 0 && (k == f.at || f.forever && k > f.at)
+	err = f.plain(ctx, func() error { n, err = f.in.Get(ctx, key, version, p, off); return err }, s3sync.Temporary(errors.New("no range")))
+	if hit && n == 0 && (f.how == failReset || f.how == failTruncated) {
+		n, _ = f.in.Get(ctx, key, version, p[:len(p)/2], off)
+	}
+	if hit && n > 0 && f.how == failWrong {
+		p[n/2] ^= 1
+	}
+	return n, err
+}
+
+func (f *faulty) Stat(ctx context.Context, key, version string) (o s3sync.Object, err error) {
+	err = f.plain(ctx, func() error { o, err = f.in.Stat(ctx, key, version); return err }, s3sync.Temporary(errors.New("no object")))
+	return o, err
+}
+
+func (f *faulty) List(ctx context.Context, prefix, after string, fn func(s3sync.Object) error) error {
+	k := f.calls.Load() + 1
+	hit := f.at > 0 && (k == f.at || f.forever && k > f.at)
+	var all []s3sync.Object
+	err := f.plain(ctx, func() error {
+		return f.in.List(ctx, prefix, after, func(o s3sync.Object) error { all = append(all, o); return nil })
+	}, s3sync.Temporary(errors.New("no list")))
+	if hit && f.how == failWrong && len(all) > 0 {
+		all = all[1:] // as it was a while ago
+	}
+	for _, o := range all {
+		if err := fn(o); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+func (f *faulty) Delete(ctx context.Context, key, version string) error {
+	return f.plain(ctx, func() error { return f.in.Delete(ctx, key, version) }, nil)
+}
+
+func (f *faulty) Retain(ctx context.Context, key, version string, until time.Time) error {
+	return f.plain(ctx, func() error { return f.in.Retain(ctx, key, version, until) }, nil)
+}
+
+func (f *faulty) Begin(ctx context.Context, key string) (id string, err error) {
+	err = f.plain(ctx, func() error { id, err = f.in.Begin(ctx, key); return err }, s3sync.Temporary(errors.New("no id")))
+	return id, err
+}
+
+func (f *faulty) Parts(ctx context.Context, key, id string) (parts []s3sync.Part, err error) {
+	err = f.plain(ctx, func() error { parts, err = f.in.Parts(ctx, key, id); return err }, s3sync.Temporary(errors.New("no list")))
+	return parts, err
+}
+
+func (f *faulty) Complete(ctx context.Context, key, id string, parts []s3sync.Part) (version string, err error) {
+	err = f.plain(ctx, func() error { version, err = f.in.Complete(ctx, key, id, parts); return err }, nil)
+	return version, err
+}
+
+func (f *faulty) Abort(ctx context.Context, key, id string) error {
+	return f.plain(ctx, func() error { return f.in.Abort(ctx, key, id) }, nil)
+}
+
+func TestFaulty(t *testing.T) { conformance(t, &faulty{in: newMemory()}) }
+
+// clone returns a store that has the same objects.
+func (m *memory) clone() *memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := newMemory()
+	c.objects, c.times, c.sums = maps.Clone(m.objects), maps.Clone(m.times), maps.Clone(m.sums)
+	return c
+}
+
+// unsynced is a file system for tests in which nobody pulls the plug.
+func unsynced() *fsx.FS {
+	return &fsx.FS{Intercept: func(op fsx.Op, do func() error) error {
+		if op.Kind == fsx.KindSync || op.Kind == fsx.KindSyncDir {
+			return nil
+		}
+		return do()
+	}}
+}
+
+// sweep is a mirror run that goes wrong somewhere, from generation 1, which has one save, to
+// generation 2, which has two.
+type sweep struct {
+	t    *testing.T
+	s    *source
+	sign func([]byte) ([]byte, error)
+}
+
+// partSize makes the packs of these tests ones of several parts.
+const partSize = 64
+
+func newSweep(t *testing.T, b *s3sync.Bucket) *sweep {
+	key, _, err := s3sync.MirrorKey(unsynced(), filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &sweep{t, newSource(t), func(text []byte) ([]byte, error) { return s3sync.Sign(key, text) }}
+	w.s.save(9)
+	if _, err := w.mirror(b, t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	w.s.save(9)
+	return w
+}
+
+func (w *sweep) mirror(b *s3sync.Bucket, state string) (s3sync.MirrorResult, error) {
+	return b.Mirror(context.Background(), s3sync.MirrorOptions{
+		FS: unsynced(), Dir: w.s.dir, StateDir: state, PartSize: partSize, Sign: w.sign, Workers: 2,
+	})
+}
+
+// whole makes sure that the newest generation is all there, and can be brought back.
+func (w *sweep) whole(what string, b *s3sync.Bucket) {
+	w.t.Helper()
+	ctx := context.Background()
+	g, err := b.Latest(ctx)
+	if err != nil {
+		w.t.Fatalf("%s: %v", what, err)
+	}
+	refs := 1
+	if g.Refs[0].ID == w.s.saves[1].Commit {
+		refs = 2
+	}
+	if g.N > 1 && refs != 2 {
+		w.t.Errorf("%s: generation %d has %d saves", what, g.N, refs)
+	}
+	w.s.check(b, g, refs)
+	r, err := b.Verify(ctx, g, s3sync.VerifyOptions{ReadShare: 1}, func(f s3sync.File, err error) {
+		w.t.Errorf("%s: %s: %v", what, f.Name, err)
+	})
+	if err != nil || r.Damaged > 0 {
+		w.t.Errorf("%s: %+v, %v", what, r, err)
+	}
+	to := filepath.Join(w.t.TempDir(), "copy")
+	if _, err := b.Pull(ctx, g, s3sync.PullOptions{FS: unsynced(), Dir: to}); err != nil {
+		w.t.Errorf("%s: pull: %v", what, err)
+		return
+	}
+	(&source{t: w.t, dir: to, saves: w.s.saves}).checkDir(refs)
+}
+
+// Each request of a mirror run goes wrong in each way, once or from then on: the run succeeds
+// or says why not, and what is in the bucket is always whole; the next run completes it.
+func TestMirrorFaultMatrix(t *testing.T) {
+	first := newMemory()
+	bucket := func(s s3sync.Objects) *s3sync.Bucket {
+		return &s3sync.Bucket{Prefix: "p/build/", Check: s3sync.Trust(), Objects: &s3sync.Patient{
+			Objects: s, Tries: 3, Pause: time.Microsecond, Timeout: 10 * time.Millisecond, Slowest: 1 << 30,
+		}}
+	}
+	w := newSweep(t, bucket(first))
+	count := &faulty{in: first.clone()}
+	if r, err := w.mirror(bucket(count), t.TempDir()); err != nil || r.Generation != 2 || count.in.orphans() > 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(count.in.sums)), func(key string) bool { return strings.HasSuffix(key, ".pack") }) {
+		t.Fatal("no pack was sent in parts")
+	}
+	requests, ran := count.calls.Load(), 0
+	for k := range requests {
+		for i, how := range failures {
+			for _, forever := range []bool{false, true} {
+				if !full && (int(k)+i)%12 != 0 {
+					continue
+				}
+				ran++
+				what := fmt.Sprintf("request %d: %s, for ever: %v", k+1, how, forever)
+				f := &faulty{in: first.clone(), at: k + 1, how: how, forever: forever}
+				state := t.TempDir()
+				_, err := w.mirror(bucket(f), state)
+				if err != nil {
+					named(t, what, err)
+				}
+				if err != nil && !forever && how != failWrong && how != fail412 {
+					t.Errorf("%s: one failure is too many: %v", what, err)
+				}
+				good := bucket(f.in)
+				w.whole(what, good)
+				if r, err := w.mirror(good, state); err != nil || r.Generation < 2 {
+					t.Fatalf("%s: the next run: %+v, %v", what, r, err)
+				}
+				w.whole(what+", then the next run", good)
+				if n := f.in.orphans(); n > 0 {
+					t.Errorf("%s: %d uploads with parts are left", what, n)
+				}
+			}
+		}
+	}
+	t.Logf("%d requests, %d runs", requests, ran)
+}
+
+// named makes sure that an error is one that says what was done and why it failed.
+func named(t *testing.T, what string, err error) {
+	t.Helper()
+	var gave *s3sync.GaveUpError
+	switch {
+	case errors.As(err, &gave) && gave.Op != "" && gave.Key != "" && gave.Tries > 0 && gave.Err != nil:
+	case errors.Is(err, s3sync.ErrExists), errors.As(err, new(*s3sync.UnsafeStoreError)), errors.As(err, new(*pack.CorruptError)):
+	default:
+		t.Errorf("%s: %T: %v", what, err, err)
+	}
+}
+
+// A run is killed at each of its requests, before or after it was done. The next run sends
+// what was not there, and nothing twice: of a store that does not list parts, at most the
+// parts whose answer was not journalled.
+func TestMirrorResume(t *testing.T) {
+	dead := errors.New("killed")
+	for _, blind := range []bool{false, true} {
+		first := newMemory()
+		bucket := func(m *memory) *s3sync.Bucket {
+			return &s3sync.Bucket{Prefix: "p/build/", Objects: &s3sync.Patient{Objects: m}, Check: s3sync.Trust()}
+		}
+		w := newSweep(t, bucket(first))
+		for k, done := int64(1), false; !done; k++ {
+			for i, when := range []string{"before", "after"} {
+				if !full && (int(k)+i)%3 != 0 {
+					continue
+				}
+				what := fmt.Sprintf("blind: %v, killed %s request %d", blind, when, k)
+				m, state := first.clone(), t.TempDir()
+				m.blind = blind
+				hook := func(n int64, _, _ string) error {
+					if n >= k {
+						return dead
+					}
+					return nil
+				}
+				if when == "before" {
+					m.before = hook
+				} else {
+					m.after = hook
+				}
+				_, err := w.mirror(bucket(m), state)
+				if done = err == nil; !done && !errors.Is(err, dead) {
+					t.Fatalf("%s: %v", what, err)
+				}
+				m.before, m.after = nil, nil
+				w.whole(what, bucket(m))
+				if _, err := w.mirror(bucket(m), state); err != nil {
+					t.Fatalf("%s: the next run: %v", what, err)
+				}
+				w.whole(what+", then the next run", bucket(m))
+				slack := int64(0)
+				if blind {
+					slack = 2 * partSize // of each worker
+				}
+				for key, n := range m.taken {
+					if size := int64(len(m.objects[key])); strings.Contains(key, "/objects/") && n > size+slack ||
+						strings.Contains(key, "/state/") && n > size {
+						t.Errorf("%s: %d bytes were sent of %s, which has %d", what, n, key, size)
+					}
+				}
+				if n := m.orphans(); n > 0 {
+					t.Errorf("%s: %d uploads with parts are left", what, n)
+				}
+			}
+		}
+	}
+}
+
+// An upload that the store has forgotten, and one of a pack that is not the same any more.
+func TestMirrorLostUpload(t *testing.T) {
+	dead := errors.New("killed")
+	for _, loss := range []string{"upload", "part"} {
+		m := newMemory()
+		b := &s3sync.Bucket{Prefix: "p/build/", Objects: &s3sync.Patient{Objects: m}, Check: s3sync.Trust()}
+		w := newSweep(t, b)
+		state := t.TempDir()
+		m.before = func(_ int64, op, _ string) error {
+			if op == "complete" {
+				return dead
+			}
+			return nil
+		}
+		if _, err := w.mirror(b, state); !errors.Is(err, dead) {
+			t.Fatal(err)
+		}
+		m.before = nil
+		for _, u := range m.uploads {
+			if loss == "upload" {
+				u.key, u.parts = "", nil
+			} else {
+				delete(u.parts, 1)
+			}
+		}
+		if _, err := w.mirror(b, state); err != nil {
+			t.Fatalf("%s: %v", loss, err)
+		}
+		w.whole(loss+" lost", b)
+		left, err := os.ReadDir(state)
+		if err != nil || len(left) != 1 || !strings.HasSuffix(left[0].Name(), ".lock") {
+			t.Errorf("%s: more than the lock is left: %v, %v", loss, left, err)
+		}
+	}
+}
