@@ -26,11 +26,12 @@ Commands:{{range .Commands}}{{if .IsAvailableCommand}}
   {{rpad .Name 12}}{{.Short}}{{end}}{{end}}
 {{end}}{{if .HasAvailableLocalFlags}}
 Options:
-{{.LocalFlags.FlagUsagesWrapped 80}}{{end}}{{if .HasAvailableSubCommands}}
+{{.LocalFlags.FlagUsagesWrapped 80}}{{end}}{{if .HasParent}}{{if .HasAvailableSubCommands}}
+'{{.CommandPath}} COMMAND --help' says more about a command.{{end}}
+Exit codes: '{{.Root.Name}} help exit-codes', docs/exit-codes.md.
+{{else}}
 '{{.Name}} help COMMAND' says more about a command, '{{.Name}} help exit-codes' what its
 exit code means.
-{{else if .HasParent}}
-Exit codes: '{{.Parent.Name}} help exit-codes', docs/exit-codes.md.
 {{end}}`
 
 const helpTemplate = `{{with .Long}}{{. | trimTrailingWhitespaces}}

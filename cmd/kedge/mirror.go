@@ -14,25 +14,27 @@ import (
 	"github.com/kedgebackup/kedge/s3sync"
 )
 
-const mirrorHelp = `Mirror copies repositories to an object store that speaks S3, and makes each of them
-there a repository as it was at one moment: a generation. Only what is not there yet is
-sent. What is there is never changed and never deleted.
+const mirrorHelp = `Mirror copies repositories to an object store that speaks S3, and makes each of
+them there a repository as it was at one moment: a generation. Only what is not
+there yet is sent. What is there is never changed and never deleted.
 
-With --root every repository below ROOT is mirrored to the PREFIX with its name behind;
-without, the repository of this run is mirrored to the PREFIX itself. A mirror can be read
-like any repository, with -r s3://BUCKET/PREFIX/REPO and no download first.
+With --root every repository below ROOT is mirrored to the PREFIX with its name
+behind; without, the repository of this run is mirrored to the PREFIX itself. A
+mirror can be read like any repository, with -r s3://BUCKET/PREFIX/REPO and no
+download first.
 
-With --pull it is the other way round: the newest generations are brought back, each file
-compared with the checksum in its manifest. Run again it fetches only what is new.
+With --pull it is the other way round: the newest generations are brought back,
+each file compared with the checksum in its manifest. Run again it fetches only
+what is new.
 
-Credentials come from the environment, from the files that AWS tools share, or from the
-role of the instance. The key needs to put, get and list.`
+Credentials come from the environment, from the files that AWS tools share, or
+from the role of the instance. The key needs to put, get and list.`
 
 const mirrorExample = `  kedge mirror --root /srv/backup s3://bucket/backup
   kedge ls -r s3://bucket/backup/build etc/latest/
   kedge restore -r s3://bucket/backup/build -C /tmp/x etc/latest/etc
   kedge mirror --pull --root /srv/backup s3://bucket/backup
-  kedge mirror --dir /srv/backup/build --endpoint https://s3.example.org s3://bucket/build`
+  kedge mirror -d /srv/backup/build --endpoint https://s3.example.org s3://bucket/build`
 
 func (a *app) mirrorCommand() *cobra.Command {
 	cmd := &cobra.Command{

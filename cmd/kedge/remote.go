@@ -20,9 +20,9 @@ type reach struct {
 
 func (o *reach) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.ssh, "ssh", o.ssh, "reach servers with the `PROGRAM` system (ssh) or builtin (default: system, if there is one)")
-	f.StringArrayVar(&o.keys, "ssh-key", o.keys, "with --ssh=builtin: prove who you are with the key in `FILE`")
-	f.StringVar(&o.knownHosts, "known-hosts", o.knownHosts, "with --ssh=builtin: the keys of hosts are in `FILE`")
-	f.BoolVar(&o.acceptNew, "accept-new-host", o.acceptNew, "with --ssh=builtin: take the key of a host that is not known yet")
+	f.StringArrayVar(&o.keys, "ssh-key", o.keys, "prove to servers who you are with the key in `FILE`")
+	f.StringVar(&o.knownHosts, "known-hosts", o.knownHosts, "the keys of servers are in `FILE` (default: ~/.ssh/known_hosts)")
+	f.BoolVar(&o.acceptNew, "accept-new-host", o.acceptNew, "take the key of a server that is not known yet")
 }
 
 // cacheDir returns where what servers said is remembered.

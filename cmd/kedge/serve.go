@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -24,11 +25,13 @@ clients of kedge, bup and git. It needs no sshd, no shell and no users.
 
 Each repository is a directory under the root. Who may do what is said by the lines of
 authorized_keys, which 'kedge client' writes; a change takes effect with the next
-connection. The root's own things are in ROOT/.kedge: host_key, which is made if it is
-not there, and authorized_keys.
+connection, and a session whose line is gone ends within 15 seconds. The root's own
+things are in ROOT/.kedge: host_key, which is made if it is not there, and
+authorized_keys.
 
-It says what happens on standard error, a line each, until SIGTERM or SIGINT ends it:
-then sessions that are open have 30 seconds. See docs/server.md.`
+While no key is let in it prints what to type for a first client. It says what happens
+on standard error, a line each, until SIGTERM or SIGINT ends it: then sessions that are
+open have --grace to end. See docs/server.md.`
 
 const serveExample = `  kedge serve                                   # to try it: loopback only
   kedge serve --root /srv/backup --listen :2222`
@@ -40,6 +43,7 @@ const serveMemory = 1 << 30
 type serveOptions struct {
 	root, listen, keys, hostKey string
 	sessions, perKey            int
+	grace                       time.Duration
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -55,15 +59,16 @@ func (a *app) serveCommand() *cobra.Command {
 	f.StringVar(&o.root, "root", "", "repositories are in `DIR` (default: $KEDGE_ROOT, or the home)")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:2222", "take connections at `ADDRESS`; :2222 is port 2222 of all addresses")
 	f.StringVar(&o.keys, "authorized-keys", "", "the keys that are let in are in `FILE` (default: ROOT/.kedge/authorized_keys)")
-	f.StringVar(&o.hostKey, "host-key", "", "the server's private key is in `FILE` (default: ROOT/.kedge/host_key)")
+	f.StringVar(&o.hostKey, "host-key", "", "the server's private key is in `FILE`; of one in FILE.next clients are told, for the day it takes its place (default: ROOT/.kedge/host_key)")
 	f.IntVar(&o.sessions, "sessions", 0, "at most `N` sessions at once (default 128)")
 	f.IntVar(&o.perKey, "sessions-per-key", 0, "at most `N` sessions of one key at once (default 8)")
+	f.DurationVar(&o.grace, "grace", 30*time.Second, "at the end, sessions have this `TIME` to end by themselves")
 	return a.command(cmd, func(ctx context.Context, _ []string) error { return a.serve(ctx, o) })
 }
 
 func (a *app) serve(ctx context.Context, o serveOptions) error {
-	if o.sessions < 0 || o.perKey < 0 {
-		return usagef("a number of sessions is negative")
+	if o.sessions < 0 || o.perKey < 0 || o.grace <= 0 {
+		return usagef("--sessions, --sessions-per-key and --grace are above zero")
 	}
 	root, err := a.serverRoot(o.root)
 	if err != nil {
@@ -74,8 +79,9 @@ func (a *app) serve(ctx context.Context, o serveOptions) error {
 	} else if err != nil {
 		return err
 	}
-	if o.keys == "" {
-		o.keys = authorizedKeys(root)
+	keys := o.keys
+	if keys == "" {
+		keys = authorizedKeys(root)
 	}
 	if o.hostKey == "" {
 		o.hostKey = filepath.Join(root, ".kedge", "host_key")
@@ -84,8 +90,9 @@ func (a *app) serve(ctx context.Context, o serveOptions) error {
 		debug.SetMemoryLimit(serveMemory)
 	}
 	syscall.Umask(0o077)
+	log := a.serveLog()
 	s, err := sshd.New(sshd.Options{
-		FS: a.FS, Root: root, HostKey: o.hostKey, AuthorizedKeys: o.keys, Log: a.serveLog(),
+		FS: a.FS, Root: root, HostKey: o.hostKey, AuthorizedKeys: keys, Log: log, Grace: o.grace,
 		Limits: sshd.Limits{Total: o.sessions, PerKey: o.perKey},
 	})
 	if err != nil {
@@ -97,11 +104,16 @@ func (a *app) serve(ctx context.Context, o serveOptions) error {
 	} else if err != nil {
 		return err
 	}
-	if err := a.printFirstUse(s, l.Addr(), root, o.keys); err != nil {
+	if err := a.printFirstUse(s, l.Addr(), root, keys, o.keys != ""); err != nil {
 		_ = l.Close()
 		return err
 	}
-	return s.Serve(ctx, l)
+	defer context.AfterFunc(ctx, func() { log("stopping: sessions have %v to end", o.grace) })()
+	if err := s.Serve(ctx, l); err != nil {
+		return err
+	}
+	log("stopped")
+	return nil
 }
 
 // serveLog returns what writes the events of a server: with the time, unless systemd,
@@ -120,43 +132,79 @@ func (a *app) serveLog() func(string, ...any) {
 	}
 }
 
-// printFirstUse prints where the server listens and, as long as there is no key, what to
-// type next.
-func (a *app) printFirstUse(s *sshd.Server, at net.Addr, root, keys string) error {
+// printFirstUse prints where the server listens and by what clients know it; and, as long
+// as no key is let in, what to type next. Keys that are not where clients are usually
+// added are named there.
+func (a *app) printFirstUse(s *sshd.Server, at net.Addr, root, keys string, named bool) error {
 	if a.common.quiet {
 		return nil
 	}
-	text := fmt.Sprintf("listening on %v for repositories in %s\nhost key %s\n", at, escape(root), s.Fingerprint())
-	if list, err := a.FS.ReadFile(keys, access.MaxKeys); err != nil || len(list) == 0 {
-		host, port, _ := net.SplitHostPort(at.String())
-		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-			if host, err = os.Hostname(); err != nil {
-				host = "HOST"
-			}
-		}
-		text += fmt.Sprintf(firstUse, host, port, s.HostKey(), root)
+	host, port := a.reachedAt(at)
+	name := "[" + host + "]:" + port
+	if port == "22" {
+		name = host
 	}
-	if err := a.print([]byte(text)); err != nil {
+	var b strings.Builder
+	fmt.Fprintf(&b, "listening on %v for repositories in %s\n", at, escape(root))
+	for _, k := range s.HostKeys() {
+		fmt.Fprintf(&b, "host key %s\nknown_hosts line %s %s\n", k.Fingerprint, name, k.Line)
+	}
+	list, err := a.FS.ReadFile(keys, access.MaxKeys)
+	if known, _ := access.ParseKeys(list); err != nil || len(known) == 0 {
+		where := "--root " + shellWord(root)
+		if named {
+			where += " --authorized-keys " + shellWord(keys)
+		}
+		if strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
+		fmt.Fprintf(&b, firstUse, name, s.HostKeys()[0].Line, where, "ssh://"+host+":"+port+"/build")
+	}
+	if err := a.print([]byte(b.String())); err != nil {
 		return err
 	}
 	return a.out.Flush()
 }
 
-// firstUse is what to type for a first client: %[1]s host, %[2]s port, %[3]s host key,
-// %[4]s root.
+// reachedAt returns the host and the port by which clients reach an address: that of a
+// server which takes connections at all addresses has the name of the machine.
+func (a *app) reachedAt(at net.Addr) (host, port string) {
+	host, port, _ = net.SplitHostPort(at.String())
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "HOST"
+		if name, err := os.Hostname(); err == nil {
+			host = name
+		}
+	}
+	return host, port
+}
+
+// shellWord returns a word as a shell takes it.
+func shellWord(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-:+@%") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// firstUse is what to type for a first client: %[1]s the server's name in known_hosts,
+// %[2]s its key, %[3]s where keys are, %[4]s the repository. All of it can be pasted into
+// one shell when client and server are one machine.
 const firstUse = `
-no key is let in yet. On the client:
+No key is let in yet. For a first client, with a repository called build:
 
-    ssh-keygen -t ed25519 -N '' -f ~/.ssh/kedge
-    echo '[%[1]s]:%[2]s %[3]s' >> ~/.ssh/known_hosts
+    # on the client: make a key, and know this server
+    mkdir -p -m 700 ~/.ssh
+    ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/kedge
+    echo '%[1]s %[2]s' >> ~/.ssh/known_hosts
 
-Here, with the file ~/.ssh/kedge.pub of the client:
+    # here, with the file kedge.pub from there: let the key in
+    kedge client add %[3]s --role append build ~/.ssh/kedge.pub
 
-    kedge client add --root %[4]s REPO kedge.pub --role append
-
-And on the client again:
-
-    printf 'Host %[1]s\n  Port %[2]s\n  IdentityFile ~/.ssh/kedge\n' >> ~/.ssh/config
-    kedge backup -r ssh://%[1]s:%[2]s/REPO /etc
+    # on the client: make the repository, save into it, look, restore
+    kedge init -r %[4]s --ssh-key ~/.ssh/kedge
+    kedge backup -r %[4]s --ssh-key ~/.ssh/kedge -n etc /etc
+    kedge ls -r %[4]s --ssh-key ~/.ssh/kedge etc/latest/etc
+    kedge restore -r %[4]s --ssh-key ~/.ssh/kedge -C /tmp/restored etc/latest/etc
 
 `

@@ -79,9 +79,9 @@ func (l *login) config() *ssh.ServerConfig {
 		Config: ssh.Config{
 			KeyExchanges: []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519,
 				ssh.KeyExchangeECDHP256, ssh.KeyExchangeECDHP384, ssh.KeyExchangeECDHP521},
-			Ciphers: []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305,
-				ssh.CipherAES128CTR, ssh.CipherAES192CTR, ssh.CipherAES256CTR},
-			MACs: []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM, ssh.HMACSHA256, ssh.HMACSHA512},
+			Ciphers:        []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}, // see gate
+			RekeyThreshold: l.s.times.rekey,
+			MACs:           []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM, ssh.HMACSHA256, ssh.HMACSHA512},
 		},
 		PublicKeyAuthAlgorithms: []string{ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256,
 			ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512},
@@ -90,7 +90,7 @@ func (l *login) config() *ssh.ServerConfig {
 		VerifiedPublicKeyCallback: proved,
 		ServerVersion:             "SSH-2.0-kedge",
 	}
-	c.AddHostKey(l.s.signer)
+	c.AddHostKey(l.s.signers[0])
 	return c
 }
 
@@ -104,6 +104,9 @@ func (l *login) offered(_ ssh.ConnMetadata, public ssh.PublicKey) (*ssh.Permissi
 	}
 	if err := access.CheckPublic(public); err != nil {
 		return refuse(err)
+	}
+	if l.s.tables.barred(ssh.FingerprintSHA256(public)) {
+		return refuse(errors.New("it has left connections that cannot be ended"))
 	}
 	if !l.opened {
 		text, err := l.s.keys.read(l.s.log)

@@ -347,7 +347,7 @@ func (r *raw) setDir(name string) (bool, error) {
 // A client that must not be let in proves nothing by taking the name of the user.
 func TestManyNames(t *testing.T) {
 	h := newHouse(t, nil)
-	for _, user := range []string{"", "root", "a", "../../etc/passwd", "x\x00y", strings.Repeat("u", 100000), "$(id)"} {
+	for _, user := range []string{"", "root", "a", "../../etc/passwd", "x\x00y", strings.Repeat("u", 20000), "$(id)"} {
 		r, err := rawDial(h.addr)
 		if err != nil {
 			t.Fatal(err)

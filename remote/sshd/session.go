@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -25,39 +26,78 @@ type client struct {
 	conn *ssh.ServerConn
 	line *wire
 	full string // why it gets no session
+
+	protocol string // of git, as gitProtocol returned it
+
+	running atomic.Bool // a program
 }
 
-// serve is the life of one connection. The handshake ends with life, sessions with
-// sessions.
-func (s *Server) serve(life, sessions context.Context, c net.Conn) {
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(s.times.handshake))
+// serve is the life of one connection. Sessions end with ctx.
+func (s *Server) serve(ctx context.Context, c net.Conn) {
+	w := newWire(c, s.times)
+	defer w.Close()
 	l := login{s: s, from: addressOf(c)}
-	s.waiting.enter(c, l.from)
-	if life.Err() != nil {
-		s.waiting.leave(c)
+	g, ok := s.lobby.enter(w, l.from)
+	if !ok {
 		return
 	}
-	w := &wire{Conn: c, times: s.times}
 	conn, channels, requests, err := ssh.NewServerConn(w, l.config())
-	there := s.waiting.leave(c)
+	there := s.lobby.leave(g)
 	if err != nil {
 		if there {
 			s.log("%v: not let in: %s", c.RemoteAddr(), l.reason(err))
 		}
 		return
 	}
-	w.proved.Store(true)
-	_ = c.SetDeadline(time.Time{})
+	w.proved()
 	p := &client{s: s, conn: conn, line: w}
 	give, err := p.enter()
 	if err != nil {
 		s.log("%v: cut off: %v", c.RemoteAddr(), err)
-		_ = c.Close() // what the ssh package has started ends with what follows
+		_ = w.Close() // what the ssh package has started ends with what follows
 	} else {
 		defer give()
 	}
-	p.serve(sessions, channels, requests)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.serve(ctx, channels, requests)
+		_ = conn.Wait()
+	}()
+	p.bury(ended)
+}
+
+// bury waits until all that belongs to the connection has ended.
+//
+// With a client that breaks the protocol while much of what it sent is read already, the
+// ssh package never ends what it has started: the goroutine that reads waits for one that
+// is gone, or for one that waits for it. Nothing outside of the package can end them, so
+// they and the packets that they hold stay. That needs a key: one that does it three times
+// is not let in any more by this process. The program of the session is not among them: it
+// ends, because its stream does.
+func (p *client) bury(ended <-chan struct{}) {
+	select {
+	case <-ended:
+		return
+	case <-p.line.gate.gone:
+	}
+	tick := time.NewTicker(p.s.times.bury / 10)
+	defer tick.Stop()
+	for idle := 0; idle < 10; idle++ {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+		}
+		if p.running.Load() {
+			idle = 0
+		}
+	}
+	if p.key != nil {
+		p.s.tables.broke(p.key.Fingerprint())
+	}
+	p.s.log("%s: it broke the protocol and left a connection that cannot be ended; a key that does so %d times is refused until the server is started again",
+		p.name, p.s.tables.mostStuck)
 }
 
 // enter finds out who the client is and takes a place for its session.
@@ -77,17 +117,19 @@ func (p *client) enter() (give func(), err error) {
 // serve answers what a client asks for until the connection ends, which it does when the
 // client goes, ctx ends, the one session has ended, or the client asks for nothing.
 func (p *client) serve(ctx context.Context, channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	var all sync.WaitGroup
 	defer all.Wait()
-	defer cancel()
+	defer cancel(nil)
 	defer func() {
 		_ = p.line.Close()
 		for range channels { // else who reads from the line waits for ever to hand one over
 		}
 	}()
 	all.Go(func() { p.line.watch(ctx, p.conn) })
-	all.Go(func() { p.refuse(requests) })
+	all.Go(func() { p.refuse(requests, p.prove) })
+	all.Go(p.announce)
+	all.Go(func() { p.revoke(ctx, cancel) })
 	idle := time.AfterFunc(p.s.times.command, func() { _ = p.line.Close() })
 	defer idle.Stop()
 	// When ctx ends the program is told first; it has a second for its last words.
@@ -116,12 +158,49 @@ func (p *client) serve(ctx context.Context, channels <-chan ssh.NewChannel, requ
 	}
 }
 
-// refuse answers requests, all in the same way.
-func (p *client) refuse(requests <-chan *ssh.Request) {
+// revoke ends the session when the key is not let in any more, or has other rights. While
+// the file of keys cannot be read, nobody comes in and nobody is sent away.
+func (p *client) revoke(ctx context.Context, end context.CancelCauseFunc) {
+	if p.key == nil {
+		return
+	}
+	tick := time.NewTicker(p.s.times.alive)
+	defer tick.Stop()
+	from := addressOf(p.line)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		text, err := p.s.keys.read(p.s.log)
+		if err != nil {
+			continue
+		}
+		k, err := access.Lookup(text, p.key.Public, from, time.Now())
+		if err == nil && k.Grant.Command() == p.key.Grant.Command() {
+			continue
+		}
+		if err == nil {
+			err = errors.New("its rights are others now")
+		}
+		p.s.log("%s: cut off: %v", p.name, err)
+		end(&repo.RefusedError{Reason: "the key is not let in any more, or has other rights now"})
+		return
+	}
+}
+
+// refuse answers requests, all in the same way but the one for proof of a host key, which
+// only a connection may ask for.
+func (p *client) refuse(requests <-chan *ssh.Request, prove func([]byte) []byte) {
 	refused := 0
 	for r := range requests {
 		if r.WantReply {
-			_ = r.Reply(false, nil)
+			var proofs []byte
+			if r.Type == proveRequest && prove != nil {
+				proofs = prove(r.Payload)
+			}
+			_ = r.Reply(len(proofs) > 0, proofs)
 		}
 		// What keeps a connection alive may come for days.
 		if r.Type != "keepalive@openssh.com" {
@@ -145,8 +224,12 @@ func (p *client) session(ctx context.Context, ch ssh.Channel, asks <-chan *ssh.R
 	refused := 0
 	for r := range asks {
 		if r.Type != "exec" {
+			taken := gitProtocol(r)
+			if taken != "" {
+				p.protocol = taken
+			}
 			if r.WantReply {
-				_ = r.Reply(false, nil)
+				_ = r.Reply(taken != "", nil)
 			}
 			if refused++; refused > maxRefused {
 				p.s.log("%s: cut off: it asked for too much", p.name)
@@ -165,8 +248,8 @@ func (p *client) session(ctx context.Context, ch ssh.Channel, asks <-chan *ssh.R
 			_ = r.Reply(true, nil)
 		}
 		gone := make(chan struct{})
-		rest.Go(func() { defer close(gone); p.refuse(asks) })
-		p.run(ctx, ch, exec.Command)
+		rest.Go(func() { defer close(gone); p.refuse(asks, nil) })
+		p.run(ctx, ch, exec.Command, rest.Go)
 		// The channel is closed from here. The client goes, or is made to.
 		select {
 		case <-gone:
@@ -177,10 +260,13 @@ func (p *client) session(ctx context.Context, ch ssh.Channel, asks <-chan *ssh.R
 }
 
 // run runs a command and tells the client how it ended.
-func (p *client) run(ctx context.Context, ch ssh.Channel, command string) {
+func (p *client) run(ctx context.Context, ch ssh.Channel, command string, start func(func())) {
 	at := time.Now()
-	s := &stream{Channel: ch, line: p.line, part: p.s.times.part}
+	s := newStream(ch, p.line.gate.gone, start)
+	defer s.close()
+	p.running.Store(true)
 	err := p.program(ctx, s, command)
+	p.running.Store(false)
 	var refused *repo.RefusedError
 	switch {
 	case err == nil:
@@ -215,7 +301,6 @@ func (p *client) program(ctx context.Context, s *stream, command string) error {
 		grant.Root = p.s.o.Root
 	}
 	if request.What == access.UploadPack {
-		s.limit = p.s.times.stall
 		return p.upload(ctx, s, &grant, request.Path)
 	}
 	return server.Serve(ctx, s, server.Options{
@@ -230,6 +315,5 @@ func (p *client) upload(ctx context.Context, s *stream, grant *access.Grant, pat
 		return err
 	}
 	defer r.Close()
-	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
-	return upload.Serve(ctx, s, r, upload.Options{Large: p.s.large})
+	return upload.Serve(ctx, s, r, upload.Options{Protocol: p.protocol, Large: p.s.large, Idle: p.s.times.stall})
 }
