@@ -64,8 +64,14 @@ func (s *Splitter) Max() int { return s.max }
 // Where the input is sliced into calls has no influence on the cuts. Split
 // does not allocate while dst has room.
 func (s *Splitter) Split(dst []Cut, buf []byte, last bool) []Cut {
+	return s.split(nil, dst, buf, last)
+}
+
+// split is Split, and takes candidates that were found before, if there are any,
+// from m.
+func (s *Splitter) split(m *Marks, dst []Cut, buf []byte, last bool) []Cut {
 	if s.rollsum != nil {
-		return s.splitRollsum(dst, buf, last)
+		return s.splitRollsum(m, dst, buf, last)
 	}
-	return s.splitWindowed(dst, buf, last)
+	return s.splitWindowed(m, dst, buf, last)
 }

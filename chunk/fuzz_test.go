@@ -48,7 +48,8 @@ func expand(program []byte) []byte {
 	return out[:min(len(out), limit)]
 }
 
-// FuzzSplit compares Split with the references, at once and in slices.
+// FuzzSplit compares Split with the references, at once, in slices, and with
+// candidates found in parts.
 func FuzzSplit(f *testing.F) {
 	for i := range fuzzed {
 		f.Add(uint8(i), uint64(i), []byte("\x00\xff\x01\x01\xff\x00\x00\x80\x02\x06\x00\x00\x02\x40\x00\x07\x01\x01\x01\x20\x00"))
@@ -62,6 +63,9 @@ func FuzzSplit(f *testing.F) {
 		want := reference(t, name, data)
 		if got := s.Split(nil, data, true); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s, %d bytes:\n got %s\nwant %s", name, len(data), list(got), list(want))
+		}
+		if got := splitParts(s, 1+int(seed%7), data, true); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s, %d bytes, in %d parts:\n got %s\nwant %s", name, len(data), 1+seed%7, list(got), list(want))
 		}
 		r := rand.New(rand.NewPCG(seed, 0))
 		next := func() int { return r.IntN(2 << (8 + r.IntN(10))) }

@@ -22,8 +22,9 @@ func newRollsum(bits int) *rollsum {
 }
 
 // splitRollsum is Split for rollsum. There is no minimum size, and the window
-// starts anew in every chunk, so that chunks are found one after the other.
-func (s *Splitter) splitRollsum(dst []Cut, buf []byte, last bool) []Cut {
+// starts anew in every chunk, so that chunks are found one after the other; with
+// marks only the first bytes of each are looked at.
+func (s *Splitter) splitRollsum(m *Marks, dst []Cut, buf []byte, last bool) []Cut {
 	for start := 0; start < len(buf); {
 		limit := min(start+s.max, len(buf))
 		b := buf[start:limit]
@@ -31,7 +32,12 @@ func (s *Splitter) splitRollsum(dst []Cut, buf []byte, last bool) []Cut {
 		// A byte of zero changes nothing in a window of zeros, and the digest
 		// of that is no hit: zeros at the start can be passed over.
 		zeros := zeroPrefix(b)
-		end, digest := s.rollsum.find(b, zeros)
+		end, digest := 0, uint32(0)
+		if m == nil {
+			end, digest = s.rollsum.find(b, zeros)
+		} else {
+			end, digest = s.rollsum.findMarked(m, buf[:limit], start, zeros)
+		}
 		switch {
 		case end > 0:
 			c.End, c.Level = start+end, s.rollsum.level(digest)
@@ -75,6 +81,54 @@ func (r *rollsum) find(b []byte, zeros int) (end int, digest uint32) {
 		}
 	}
 	return 0, 0
+}
+
+// findMarked is find for the chunk of buf that begins at start. A mark says that
+// the last 64 bytes are a hit, and is right where they all belong to the chunk.
+func (r *rollsum) findMarked(m *Marks, buf []byte, start, zeros int) (end int, digest uint32) {
+	b := buf[start:]
+	own := min(zeros+window, len(b))
+	if end, digest = r.find(b[:own], zeros); end > 0 || own == len(b) {
+		return end, digest
+	}
+	var c candidates
+	for from := start + own + 1; from <= len(buf); from = c.to + 1 {
+		m.load(&c, buf, from-1)
+		if i := c.easy.next(from - c.at - 1); i < blockSize {
+			if end = c.at + 1 + i; end > len(buf) {
+				break
+			}
+			sum, next := window64((*[window]byte)(buf[end-window : end]))
+			return end - start, (sum+rollS1)<<16 | (next-1)&0xffff
+		}
+	}
+	return 0, 0
+}
+
+// window64 returns the counters of a window, in the form that find keeps.
+func window64(w *[window]byte) (sum, next uint32) {
+	next = rollS2 + 1
+	for _, b := range w {
+		sum += uint32(b)
+		next += sum
+	}
+	return sum, next
+}
+
+// scan marks the hits of a block, or of less, a window of bytes in front of it.
+func (r *rollsum) scan(c *candidates, b []byte) {
+	sum, next := window64((*[window]byte)(b))
+	low, high := r.low, r.high
+	in := b[window:]
+	out := b[:len(in)]
+	for i, b := range in {
+		d := uint32(out[i])
+		sum += uint32(b) - d
+		next += sum - d<<6
+		if next&low == 0 && (sum+rollS1)&high == high {
+			c.easy.set(i)
+		}
+	}
 }
 
 // level returns the level of a chunk that a hit ended. That the bit above those

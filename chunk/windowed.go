@@ -49,28 +49,33 @@ type candidates struct {
 
 // hit returns where the chunk that begins at start ends by its content, up to
 // limit, or 0. The chunk is not one of zeros.
-func (s *Splitter) hit(c *candidates, buf []byte, start, limit int) int {
+func (s *Splitter) hit(m *Marks, c *candidates, buf []byte, start, limit int) int {
 	from := start + s.min
 	if from <= limit && zeroPrefix(buf[from-window:from]) == window {
 		return from // the rule in sparse data, which then needs no scan
 	}
 	if s.gear != nil {
 		normal := start + s.gear.normal
-		if e := s.first(c, &c.hard, buf, from, min(normal-1, limit)); e != 0 {
+		if e := s.first(m, c, &c.hard, buf, from, min(normal-1, limit)); e != 0 {
 			return e
 		}
 		from = normal
 	}
-	return s.first(c, &c.easy, buf, from, limit)
+	return s.first(m, c, &c.easy, buf, from, limit)
 }
 
 // first returns the first candidate in set from, from+1, … up to limit, or 0.
-// It scans what it needs, in blocks. What a block holds behind the end that is
-// returned is kept: it often is all the next chunk needs.
-func (s *Splitter) first(c *candidates, set *bitset, buf []byte, from, limit int) int {
+// It scans what it needs, in blocks, if there are no marks that say it. What a
+// block holds behind the end that is returned is kept: it often is all the next
+// chunk needs.
+func (s *Splitter) first(m *Marks, c *candidates, set *bitset, buf []byte, from, limit int) int {
 	for from <= limit {
 		if from > c.to {
-			s.scan(c, buf, from-1)
+			if m != nil {
+				m.load(c, buf, from-1)
+			} else {
+				s.scan(c, buf, from-1)
+			}
 		}
 		if i := set.next(from - c.at - 1); i < blockSize {
 			if e := c.at + 1 + i; e <= limit {
@@ -90,6 +95,8 @@ func (s *Splitter) scan(c *candidates, buf []byte, at int) {
 	whole := c.to == at+blockSize
 	b := buf[at-window : c.to]
 	switch {
+	case s.rollsum != nil:
+		s.rollsum.scan(c, b)
 	case s.gear != nil && whole:
 		s.gear.scan(c, (*block)(b))
 	case s.gear != nil:
@@ -112,7 +119,7 @@ func (s *Splitter) level(w *[window]byte) uint8 {
 
 // splitWindowed is Split for the hashes that depend on the last 64 bytes alone:
 // the candidates are found first, wherever they are, and then chosen in order.
-func (s *Splitter) splitWindowed(dst []Cut, buf []byte, last bool) []Cut {
+func (s *Splitter) splitWindowed(m *Marks, dst []Cut, buf []byte, last bool) []Cut {
 	var known candidates
 	for start := 0; start < len(buf); {
 		limit := min(start+s.max, len(buf))
@@ -127,7 +134,7 @@ func (s *Splitter) splitWindowed(dst []Cut, buf []byte, last bool) []Cut {
 			// until less than that is left of it, and those chunks are merged.
 			c.End, c.Zero, open = start+zeros&^(s.min-1), true, false
 		default:
-			if e := s.hit(&known, buf, start, limit); e != 0 {
+			if e := s.hit(m, &known, buf, start, limit); e != 0 {
 				c.End, open = e, false
 				c.Level = s.level((*[window]byte)(buf[e-window : e]))
 			}

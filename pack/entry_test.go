@@ -169,7 +169,7 @@ func TestProbe(t *testing.T) {
 		p, soon := probe{row: 99}, false
 		for range probeTrust {
 			soon = p.incompressible(c.b)
-			if c.b != nil && len(c.b) >= probeMin && !soon {
+			if len(c.b) >= probeMin && !soon {
 				break
 			}
 		}

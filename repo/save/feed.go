@@ -37,6 +37,8 @@ type feeder struct {
 	skips *skips
 	links *links
 	split *chunk.Splitter
+	wide  int // goroutines that may look for cuts in one batch
+	marks chunk.Marks
 	names meta.Names
 
 	free chan *batch

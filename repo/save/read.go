@@ -192,7 +192,7 @@ func (f *feeder) room(ctx context.Context) ([]byte, error) {
 
 // cut turns the bytes collected so far into pieces; with last, all of them.
 func (f *feeder) cut(last bool) {
-	f.cuts = f.split.Split(f.cuts[:0], f.b.buf[f.start:], last)
+	f.cuts = f.split.SplitWide(f.wide, &f.marks, f.cuts[:0], f.b.buf[f.start:], last)
 	base := f.start
 	for _, c := range f.cuts {
 		f.b.pieces = append(f.b.pieces, piece{f.start, base + c.End, c.Level})

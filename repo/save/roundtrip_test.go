@@ -171,6 +171,7 @@ func TestWorkers(t *testing.T) {
 	for i := range 300 {
 		b.write(fmt.Sprintf("many/%d/%d", i%7, i), noise(i, i*i%30_000))
 	}
+	b.write("large", noise(1, 3_000_000)) // whose cuts several goroutines find, if there are many
 	age()
 	var first pack.ID
 	for _, workers := range []int{1, 2, 8, 61} {

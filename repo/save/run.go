@@ -109,6 +109,12 @@ func tip(ctx context.Context, r repo.Repo, ref string) (pack.ID, error) {
 	return pack.ID{}, err
 }
 
+// wideShare: one processor in so many looks for the cuts of the batch that the
+// feeder has. One alone finds them as fast as some four deflate. With less than
+// four processors it is one: the others have enough to do, and those that share
+// the work do more of it.
+const wideShare = 2
+
 // pump runs the pipeline: one feeder, a worker per processor, and the sink.
 // The free list of batches bounds what is in memory. The first error stops all.
 func (r *run) pump(ctx context.Context, feed func(*feeder, context.Context) error) error {
@@ -124,6 +130,7 @@ func (r *run) pump(ctx context.Context, feed func(*feeder, context.Context) erro
 		free <- newBatch(size)
 	}
 	f := r.newFeeder(free, work, line)
+	f.wide = workers / wideShare
 	r.sink.begin(ctx, n)
 	var wg sync.WaitGroup
 	start := func(f func() error) {
