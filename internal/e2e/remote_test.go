@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -132,8 +131,7 @@ func kills(t *testing.T, w way, victim string, rounds int) {
 			go func() {
 				defer close(dead)
 				time.Sleep(wait)
-				stop(cmd, syscall.SIGKILL)
-				must(t, "sh", "-c", "pkill -KILL -f '[s]erver --repo build' || true")
+				stopAll(cmd)
 			}()
 			r = command(t, c.env, binary, args...)
 			<-dead
@@ -226,7 +224,17 @@ func peak(t testing.TB, pid int) int64 {
 // An unchanged night costs a handful of messages, however much there is.
 func TestRemoteUnchanged(t *testing.T) {
 	src := filepath.Join(t.TempDir(), "src")
-	randomTree(t, rand.New(rand.NewPCG(7, 7)), src, 2000)
+	files := 2000
+	if full {
+		files = 100_000
+	}
+	mkdir(t, src)
+	for i := range files {
+		if i%200 == 0 {
+			mkdir(t, fmt.Sprintf("%s/%d", src, i/200))
+		}
+		write(t, fmt.Sprintf("%s/%d/%d", src, i/200, i), fmt.Appendf(nil, "file %d\n", i))
+	}
 	s := startServe(t)
 	c := s.addClient(t, "builtin", "build", "append")
 	c.run(t, "init")
@@ -242,6 +250,7 @@ func TestRemoteUnchanged(t *testing.T) {
 	if n := p.up.Load() + p.down.Load(); n > 64<<10 {
 		t.Errorf("an unchanged save took %d bytes, %d of them up", n, p.up.Load())
 	}
+	t.Logf("an unchanged save of %d files: %d bytes up, %d down", files, p.up.Load(), p.down.Load())
 }
 
 // known lets the client know the host at another port.
@@ -344,6 +353,33 @@ func TestRemoteOtherClients(t *testing.T) {
 			if got := must(t, "git", "-C", clone, "show", "x:"+src[1:]+"/more"); got != "more\n" {
 				t.Errorf("fetched: %q", got)
 			}
+			for _, v := range []string{"0", "1", "2"} {
+				again := filepath.Join(t.TempDir(), "again")
+				git("-c", "protocol.version="+v, "-c", "init.defaultBranch=main", "clone", "-q", "--mirror", r.url, again)
+				gitClean(t, again)
+			}
+			gitRefused(t, r, clone)
 		})
+	}
+}
+
+// gitRefused asks a server with git for what it does not serve.
+func gitRefused(t *testing.T, c client, clone string) {
+	t.Helper()
+	ssh := strings.TrimPrefix(c.env[0][:strings.Index(c.env[0], ":")], "PATH=") + "/ssh"
+	for _, x := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-C", clone, "push", c.url, "x:refs/heads/pushed"}, "git-receive-pack"},
+		{[]string{"archive", "--remote=" + c.url, "x"}, "git-upload-archive"},
+		{[]string{"clone", "--depth=1", "--branch=x", c.url, t.TempDir() + "/shallow"}, "shallow"},
+		{[]string{"clone", "--bare", "--filter=blob:none", c.url, t.TempDir() + "/partial"}, "partial clones (filter) are not served here"},
+		{[]string{"ls-remote", c.url + "x"}, "no such repository"},
+	} {
+		r := command(t, append(c.env, "GIT_SSH_COMMAND="+ssh), "git", x.args...)
+		if r.code == 0 || !strings.Contains(r.err, x.want) {
+			t.Errorf("git %q: exit %d, want %q\n%s", x.args, r.code, x.want, r.err)
+		}
 	}
 }

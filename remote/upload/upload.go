@@ -158,7 +158,7 @@ func (s *session) serve(ctx context.Context) error {
 	if s.sel, err = s.r.NewSelection(ctx, s.o.Large); err != nil {
 		return err
 	}
-	s.walk = &walk{r: s.r, sel: s.sel}
+	s.walk = &walk{r: s.r, sel: s.sel, most: maxStack}
 	common, err := s.negotiate(ctx, wants)
 	if err != nil {
 		return err

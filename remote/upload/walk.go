@@ -19,7 +19,7 @@ const (
 
 const (
 	batch    = 256       // objects that are read together
-	maxStack = 128 << 10 // trees that are known and not read; others are put off
+	maxStack = 128 << 10 // the usual walk.most
 	maxEdges = 1 << 16   // commits of the client that new ones stand on, whose trees are looked at
 
 	modeGitlink = 0o160000
@@ -30,6 +30,7 @@ type walk struct {
 	r    *repo.Packs
 	sel  *repo.Selection
 	tick func() error // called now and then; nil: never
+	most int          // trees that are known and not read; others are put off
 
 	edges []pack.ID
 }
@@ -205,7 +206,7 @@ func (s *stack) meet(mode uint32, id pack.ID) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.trees) < maxStack {
+	if len(s.trees) < s.most {
 		s.trees = append(s.trees, id)
 		return nil
 	}
@@ -218,10 +219,10 @@ func (s *stack) run() (err error) {
 	var some []pack.ID
 	for {
 		if len(s.trees) == 0 && s.off {
-			if s.trees, err = s.sel.TakePutOff(s.trees, maxStack); err != nil {
+			if s.trees, err = s.sel.TakePutOff(s.trees, s.most); err != nil {
 				return err
 			}
-			s.off = len(s.trees) == maxStack
+			s.off = len(s.trees) == s.most
 		}
 		if len(s.trees) == 0 {
 			return nil
