@@ -146,6 +146,7 @@ func kills(t *testing.T, w way, victim string, rounds int) {
 			acked = append(acked, take(t, src))
 		}
 	}
+	t.Logf("%d of %d saves came to an end before they were killed", len(acked), rounds)
 	if r := c.save(t, src); r.code != 0 {
 		t.Fatalf("the save after the last kill: exit %d\n%s", r.code, r.err)
 	}

@@ -152,6 +152,35 @@ func stop(cmd *exec.Cmd, sig syscall.Signal) {
 	_ = cmd.Wait()
 }
 
+// stopAll kills a server with all that it has started, whatever group that is in: sshd
+// gives each session one of its own.
+func stopAll(cmd *exec.Cmd) {
+	_ = cmd.Process.Signal(syscall.SIGSTOP) // no more are started meanwhile
+	family := []int{cmd.Process.Pid}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	parents := make(map[int][]int)
+	for _, file := range stats {
+		var pid, parent int
+		text, _ := os.ReadFile(file)
+		name := strings.LastIndexByte(string(text), ')') // a name may hold anything
+		_, err := fmt.Sscan(string(text), &pid)
+		if err != nil || name < 0 {
+			continue
+		}
+		var state string
+		if _, err := fmt.Sscan(string(text[name+1:]), &state, &parent); err == nil {
+			parents[parent] = append(parents[parent], pid)
+		}
+	}
+	for i := 0; i < len(family); i++ {
+		family = append(family, parents[family[i]]...)
+	}
+	for _, pid := range family {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	_ = cmd.Wait()
+}
+
 // addClient gives a new key a role for a repository and returns how to use it.
 func (s *server) addClient(t testing.TB, ssh, repo, role string, more ...string) client {
 	t.Helper()
