@@ -1,12 +1,15 @@
 package s3sync_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha1"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -208,31 +211,36 @@ func unsynced() *fsx.FS {
 // sweep is a mirror run that goes wrong somewhere, from generation 1, which has one save, to
 // generation 2, which has two.
 type sweep struct {
-	t    *testing.T
-	s    *source
-	sign func([]byte) ([]byte, error)
+	t        *testing.T
+	s        *source
+	sign     func([]byte) ([]byte, error)
+	partSize int64
 }
 
 // partSize makes the packs of these tests ones of several parts.
-const partSize = 64
+const partSize = 1500
 
-func newSweep(t *testing.T, b *s3sync.Bucket) *sweep {
+// newSweep mirrors generation 1. Beside the blobs of the second save there may be others.
+func newSweep(t *testing.T, b *s3sync.Bucket, beside ...pack.Entry) *sweep {
 	key, _, err := s3sync.MirrorKey(unsynced(), filepath.Join(t.TempDir(), "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &sweep{t, newSource(t), func(text []byte) ([]byte, error) { return s3sync.Sign(key, text) }}
-	w.s.save(9)
+	w := &sweep{t, newSource(t), func(text []byte) ([]byte, error) { return s3sync.Sign(key, text) }, partSize}
+	if beside != nil {
+		w.partSize = 5 << 20 // the least that S3 takes
+	}
+	w.s.save(150)
 	if _, err := w.mirror(b, t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	w.s.save(9)
+	w.s.saveWith(150, beside...)
 	return w
 }
 
 func (w *sweep) mirror(b *s3sync.Bucket, state string) (s3sync.MirrorResult, error) {
 	return b.Mirror(context.Background(), s3sync.MirrorOptions{
-		FS: unsynced(), Dir: w.s.dir, StateDir: state, PartSize: partSize, Sign: w.sign, Workers: 2,
+		FS: unsynced(), Dir: w.s.dir, StateDir: state, PartSize: w.partSize, Sign: w.sign, Workers: 2,
 	})
 }
 
@@ -420,4 +428,104 @@ func TestMirrorLostUpload(t *testing.T) {
 			t.Errorf("%s: more than the lock is left: %v, %v", loss, left, err)
 		}
 	}
+}
+
+// A store that overwrites is found out before anything is sent to it, and used only by those
+// who want it.
+func TestUnsafeStore(t *testing.T) {
+	for _, parts := range []bool{false, true} {
+		m := newMemory()
+		b := &s3sync.Bucket{Prefix: "p/build/", Objects: &s3sync.Patient{Objects: m}, Check: s3sync.Trust()}
+		w := newSweep(t, b)
+		m.lenient = !parts
+		m.lenientParts = parts
+		var unsafe *s3sync.UnsafeStoreError
+		_, err := w.mirror(b, t.TempDir())
+		if !errors.As(err, &unsafe) || unsafe.Key != "p/build/probe" {
+			t.Errorf("in parts: %v: %v", parts, err)
+		}
+		if g, err := b.Latest(context.Background()); err != nil || g.N != 1 {
+			t.Errorf("in parts: %v: generation %v, %v", parts, g, err)
+		}
+		if n := m.orphans(); n > 0 {
+			t.Errorf("%d uploads are left", n)
+		}
+		r, err := b.Mirror(context.Background(), s3sync.MirrorOptions{Dir: w.s.dir, StateDir: t.TempDir(), PartSize: partSize, Unsafe: true, Sign: w.sign})
+		if err != nil || r.Generation != 2 {
+			t.Errorf("in parts: %v: %+v, %v", parts, r, err)
+		}
+		w.whole("unsafe", b)
+	}
+}
+
+// A pack of another size or of other bytes is noticed, though its name is the same and its
+// times are; so is one whose name does not tell its content, as bup's do not.
+func TestMirrorSameName(t *testing.T) {
+	ctx := context.Background()
+	m := newMemory()
+	b := &s3sync.Bucket{Prefix: "p/", Objects: m}
+	s := newSource(t)
+	s.save(5)
+	packs := func() []string {
+		t.Helper()
+		list, err := filepath.Glob(s.dir + "/objects/pack/*.pack")
+		if err != nil || len(list) == 0 {
+			t.Fatal(list, err)
+		}
+		return list
+	}
+	// What bup writes: a name that is no checksum of the pack.
+	for i, name := range packs() {
+		stem := fmt.Sprintf("%s/objects/pack/pack-%040x", s.dir, i+1)
+		if err := errors.Join(os.Rename(name, stem+".pack"), os.Rename(strings.TrimSuffix(name, ".pack")+".idx", stem+".idx")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(s.dir + "/kedge/closed"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	s.mirror(b)
+	if r := s.mirror(b); !r.Unchanged || r.Sent > 0 {
+		t.Errorf("nothing has changed: %+v", r)
+	}
+	// The same objects, packed anew to the same size: here with other bytes of the zlib header,
+	// which say the same.
+	name := packs()[0]
+	info, err := os.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := bytes.Index(text, []byte{0x78, 0x01})
+	if i < 0 {
+		t.Fatal("no zlib header")
+	}
+	text[i+1] = 0x5e
+	sum := sha1.Sum(text[:len(text)-sha1.Size])
+	copy(text[len(text)-sha1.Size:], sum[:])
+	if err := errors.Join(os.Chmod(name, 0o644), os.WriteFile(name, text, 0o644), os.Remove(strings.TrimSuffix(name, ".pack")+".idx")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("git", "index-pack", name).CombinedOutput(); err != nil {
+		t.Fatalf("git index-pack: %v\n%s", err, out)
+	}
+	if err := os.Chtimes(name, info.ModTime(), info.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	r := s.mirror(b)
+	if r.Unchanged || r.Todo < 2 {
+		t.Errorf("a pack has changed: %+v", r)
+	}
+	g, err := b.Latest(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, ok := g.File("objects/pack/" + filepath.Base(name))
+	if !ok || f.SHA256 != s3sync.SumOf(text) || !strings.HasSuffix(f.Key, "~2") {
+		t.Errorf("%+v", f)
+	}
+	s.check(b, g, 1)
 }

@@ -239,8 +239,10 @@ func (j *journal) pending() []*openUpload {
 	return slices.Collect(maps.Values(j.open))
 }
 
-// close gives the journal back. If all was done it is removed; else the next run reads it.
+// close gives the journal back. If all was done and no upload is open it is removed; else
+// the next run reads it.
 func (j *journal) close(done bool) error {
+	done = done && len(j.pending()) == 0
 	var err error
 	if j.file != nil {
 		err = j.file.Close()

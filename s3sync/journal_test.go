@@ -102,6 +102,10 @@ func TestJournalReopen(t *testing.T) {
 		if c, _ := j.find("c"); c == nil {
 			t.Fatalf("cut to %d bytes and written on, it reads %v", n, j.pending())
 		}
+		check(j.start())
+		for _, u := range j.pending() {
+			check(j.end(u.key))
+		}
 		check(j.close(true))
 		if _, err := os.Stat(j.name); !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("it is still there: %v", err)

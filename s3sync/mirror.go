@@ -106,8 +106,10 @@ type mirror struct {
 	slots   chan struct{} // one taken for each request that sends
 	pace    *pace
 
+	probing             sync.Mutex
+	probed, probedParts bool // and found to create exclusively
+
 	mu     sync.Mutex
-	ready  bool // the store was probed
 	result MirrorResult
 	files  []File
 }

@@ -34,6 +34,12 @@ func newSource(t testing.TB) *source {
 // save adds a save of n blobs.
 func (s *source) save(n int) {
 	s.t.Helper()
+	s.saveWith(n)
+}
+
+// saveWith adds a save of n blobs, and others that stand in its pack beside them.
+func (s *source) saveWith(n int, beside ...pack.Entry) {
+	s.t.Helper()
 	ctx := context.Background()
 	p, err := repo.OpenDir(ctx, s.dir, repo.DirOptions{})
 	if err != nil {
@@ -47,6 +53,7 @@ func (s *source) save(n int) {
 		parents = []pack.ID{tip}
 	}
 	x := repotest.NewSave(fmt.Sprint("save ", len(s.saves)), n, parents...)
+	x.Data = append(x.Data, beside...)
 	if err := repotest.Store(ctx, p, x); err != nil {
 		s.t.Fatal(err)
 	}

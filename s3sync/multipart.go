@@ -106,8 +106,6 @@ func (l *large) put(ctx context.Context) (o Object, err error) {
 		switch {
 		case herr == nil && same:
 			return o, l.forget(ctx)
-		case herr == nil && err == nil:
-			return o, errors.Join(fmt.Errorf("%s: the store has other bytes than were sent to it", l.key), l.forget(ctx))
 		case herr == nil:
 			return o, errors.Join(fmt.Errorf("%s: %w", l.key, ErrExists), l.forget(ctx))
 		case !errors.Is(herr, fs.ErrNotExist):
@@ -242,10 +240,10 @@ func (l *large) send(ctx context.Context, u *openUpload, missing []int, parts []
 	return context.Cause(ctx)
 }
 
-// abort ends an upload. That it goes on costs room in the store and nothing else, so a store
-// that does not let it be ended is no failure: its rule for incomplete uploads does it one day.
+// abort ends an upload. One that the store does not let us end costs room and nothing else:
+// its rule for incomplete uploads does it one day.
 func (m *mirror) abort(ctx context.Context, s Parted, u *openUpload) error {
-	if err := s.Abort(ctx, u.key, u.id); err != nil && ctx.Err() != nil {
+	if err := s.Abort(ctx, u.key, u.id); err != nil && (ctx.Err() != nil || IsTemporary(err)) {
 		return err
 	}
 	return m.journal.end(u.key)

@@ -33,8 +33,9 @@ type memory struct {
 	uploads map[string]*upload
 	taken   map[string]int64 // bytes that came for each key
 	calls   atomic.Int64
-	// lenient stores overwrite what is there, and blind ones list no parts.
-	lenient, blind bool
+	// lenient stores overwrite what is there, or do if it comes in parts, and blind ones list
+	// no parts.
+	lenient, lenientParts, blind bool
 	// before is asked before each request; an error is what the request ends in. after is
 	// asked when it was done.
 	before, after func(n int64, op, key string) error
@@ -168,6 +169,9 @@ func (m *memory) Complete(ctx context.Context, key, id string, parts []s3sync.Pa
 			}
 			data, sums = append(data, u.parts[p.N]...), append(sums, sum[:]...)
 		}
+		if m.lenientParts {
+			delete(m.objects, key)
+		}
 		if err := m.create(key, data); err != nil {
 			return err
 		}
@@ -262,6 +266,8 @@ func (m *memory) Retain(ctx context.Context, key, _ string, _ time.Time) error {
 	return m.request(ctx, "retain", key, func() error { return nil })
 }
 
+func testKeys() *credentials.Credentials { return credentials.NewStaticV4("kedge", "kedgesecret", "") }
+
 // startGateway starts a real S3 server on a fresh directory and makes a bucket.
 func startGateway(t testing.TB) s3sync.S3Options {
 	t.Helper()
@@ -297,7 +303,7 @@ func startGateway(t testing.TB) s3sync.S3Options {
 			if r.StatusCode == http.StatusOK {
 				return s3sync.S3Options{
 					Bucket: "backup", Endpoint: url, Region: "us-east-1", PathStyle: true,
-					Credentials: credentials.NewStaticV4("kedge", "kedgesecret", ""),
+					Credentials: testKeys(),
 				}
 			}
 		}

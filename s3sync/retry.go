@@ -126,10 +126,9 @@ func (p *Patient) Put(ctx context.Context, key string, b Body) (version string, 
 		case same:
 			version = o.Version
 			return nil
-		case put == nil:
-			return fmt.Errorf("%s: the store has other bytes than were sent to it", key)
 		}
-		return put
+		// It was there before, or the store has garbled it. Either way the key is taken.
+		return fmt.Errorf("%s: %w", key, ErrExists)
 	})
 	return version, err
 }

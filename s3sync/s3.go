@@ -143,6 +143,7 @@ func (s *S3) failure(err error, key string) error {
 		return &repo.RefusedError{Reason: fmt.Sprintf("%s: %s", key, orDash(r.Message))}
 	case r.StatusCode >= 500, r.StatusCode == http.StatusConflict, r.StatusCode == http.StatusTooManyRequests,
 		r.StatusCode == http.StatusRequestTimeout, r.Code == "RequestTimeout", r.Code == "SlowDown", r.Code == "InternalError",
+		r.StatusCode == http.StatusBadRequest && strings.HasPrefix(r.Code, "400"), // it could not be read
 		r.Code == "XAmzContentSHA256Mismatch", r.Code == "BadDigest", r.Code == "IncompleteBody":
 		return Temporary(fmt.Errorf("%s: %w", key, err))
 	case r.StatusCode == 0, errors.As(err, &net), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):

@@ -3,7 +3,6 @@ package s3sync
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -205,6 +204,9 @@ func (m *mirror) put(ctx context.Context, key string, b Body, parts []Sum) (File
 	if parts != nil {
 		var o Object
 		s, _ := partedOf(m.b.Objects)
+		if err := m.beginParts(ctx, s); err != nil {
+			return f, err
+		}
 		l := large{m: m, s: s, key: key, body: b, partSize: partSizeOf(b.Size, m.o.PartSize), sums: parts}
 		o, err = l.put(ctx)
 		f.Version, f.PartSums = o.Version, o.PartSums
@@ -253,47 +255,8 @@ func (m *mirror) add(f File) {
 	m.mu.Unlock()
 }
 
-// UnsafeStoreError says that a store does not keep what a mirror relies on.
-type UnsafeStoreError struct{ Key, How string }
-
-// Error says what it did.
-func (e *UnsafeStoreError) Error() string {
-	return fmt.Sprintf("the store ignores preconditions: it %s %s, which was there, in spite of If-None-Match", e.How, e.Key)
-}
-
-// keyProbe is written by the first run, and by every later one in vain.
-const keyProbe = "probe"
-
-// begin makes sure, before anything is sent, that a key can be written once only, and that the
-// next run will know that this one sent something.
-func (m *mirror) begin(ctx context.Context) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.ready {
-		return nil
-	}
-	if err := m.journal.start(); err != nil {
-		return err
-	}
-	if m.o.Unsafe {
-		m.ready = true
-		return nil
-	}
-	for range 2 { // the first may be the first ever
-		text := []byte("kedge writes this once " + rand.Text() + "\n")
-		b := Body{ReaderAt: bytes.NewReader(text), Size: int64(len(text)), SHA256: SumOf(text)}
-		_, err := m.b.Objects.Put(ctx, m.b.Prefix+keyProbe, b)
-		if errors.Is(err, ErrExists) {
-			m.ready = true
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
-	return &UnsafeStoreError{m.b.Prefix + keyProbe, "overwrote"}
-}
-
-// abortOthers ends the uploads of runs that were cut short which this one had no use for.
+// abortOthers ends the uploads of runs that were cut short which this one had no use for. What
+// cannot be ended now stays in the journal: the generation is there all the same.
 func (m *mirror) abortOthers(ctx context.Context) error {
 	left := m.journal.pending()
 	s, ok := partedOf(m.b.Objects)
@@ -304,7 +267,7 @@ func (m *mirror) abortOthers(ctx context.Context) error {
 		return err
 	}
 	for _, u := range left {
-		if err := m.abort(ctx, s, u); err != nil {
+		if err := m.abort(ctx, s, u); err != nil && !IsTemporary(err) {
 			return err
 		}
 	}
