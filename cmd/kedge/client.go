@@ -23,8 +23,9 @@ import (
 const clientHelp = `Client says, on the server, which keys may do what with which repository. It edits
 authorized_keys, which kedge serve and OpenSSH's sshd read in the same way.
 
-    client add REPO KEYFILE --role ROLE   let a key in, or change what it may do.
-                                          KEYFILE is a public key, - standard input
+    client add REPO KEYFILE --role ROLE   let a key in. KEYFILE is a public key, -
+                                          standard input. A key that is let in
+                                          already gets other rights by --replace only
     client list                           show the keys
     client remove WHAT                    remove a key: WHAT is its fingerprint, its
                                           comment, or the repository it is bound to
@@ -44,6 +45,7 @@ const clientExample = `  kedge client add build build.pub --role append --names 
 type clientOptions struct {
 	grantFlags
 	keys, from, expires string
+	replace             bool
 }
 
 func (a *app) clientCommand() *cobra.Command {
@@ -60,6 +62,7 @@ func (a *app) clientCommand() *cobra.Command {
 	o.flags(f)
 	f.StringVar(&o.from, "from", "", "the key may come from addresses that match `PATTERNS` only: 192.0.2.0/24,!192.0.2.9")
 	f.StringVar(&o.expires, "expires", "", "the key is let in until `TIME`: YYYYMMDD[HHMM[SS]], with a Z behind it UTC")
+	f.BoolVar(&o.replace, "replace", false, "with add: a key that is let in already gets these rights instead of those it has")
 	f.StringVar(&o.root, "root", "", "repositories are in `DIR` (default: $KEDGE_ROOT, or the home)")
 	f.StringVar(&o.keys, "authorized-keys", "", "the keys are in `FILE` (default: ROOT/.kedge/authorized_keys)")
 	return a.command(cmd, func(_ context.Context, args []string) error {
@@ -108,6 +111,9 @@ func (a *app) clientAdd(o clientOptions, name, keyFile string) error {
 	}
 	k.Grant, k.From, k.Expires = grant, o.from, o.expires
 	if err := a.editKeys(file, func(text []byte) ([]byte, error) {
+		if err := presentKey(text, k); err != nil && !o.replace {
+			return nil, withHint(err, "a key is bound to one line; --replace gives it the new rights, another client needs a key of its own")
+		}
 		text, err := access.AddKey(text, k)
 		if err != nil {
 			return nil, usagef("%v", err)
@@ -121,6 +127,30 @@ func (a *app) clientAdd(o clientOptions, name, keyFile string) error {
 	}
 	if !a.common.quiet {
 		a.ui.line("%s %s %s, in %s", k.Fingerprint(), k.Grant.Role, escape(name), escape(file))
+	}
+	return nil
+}
+
+// presentKey returns an error if a key is let in already, unless it is by the same line.
+func presentKey(text []byte, k access.Key) error {
+	n := access.LineOf(text, k)
+	if n == 0 {
+		return nil
+	}
+	keys, bad := access.ParseKeys(text)
+	for i := range keys {
+		switch {
+		case keys[i].Line != n:
+		case bytes.Equal(keys[i].Append(nil), k.Append(nil)):
+			return nil
+		default:
+			return fmt.Errorf("%s is let in already, by line %d: %s", k.Fingerprint(), n, keys[i].Grant.Command())
+		}
+	}
+	for i := range bad {
+		if bad[i].Line == n {
+			return fmt.Errorf("%s stands there already, in %v", k.Fingerprint(), &bad[i])
+		}
 	}
 	return nil
 }

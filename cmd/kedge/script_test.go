@@ -27,6 +27,7 @@ import (
 //	bytes FILE TEXT    write a file; TEXT is a Go string without its quotes
 //	flip FILE OFFSET   change a byte of a file; a negative offset counts from its end
 //	asbup ARGS...      kedge, called by the name bup
+//	serve ARGS...      kedge serve, until the end of the script; see scriptServe
 //
 // $REL is $WORK without its first slash, as git wants paths.
 func TestMain(m *testing.M) {
@@ -46,6 +47,7 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			home := filepath.Join(env.WorkDir, "home")
+			env.Values[servedKey{}] = new(exec.Cmd)
 			env.Vars = append(env.Vars, "HOME="+home, "TZ=UTC", "LC_ALL=C.UTF-8", "GIT_CONFIG_NOSYSTEM=1",
 				"KEDGE_DIR=", "BUP_DIR=", "REL="+strings.TrimPrefix(env.WorkDir, "/"))
 			return os.Mkdir(home, 0o755)
@@ -55,6 +57,7 @@ func TestScript(t *testing.T) {
 			"sametree": scriptSameTree,
 			"bytes":    scriptBytes,
 			"flip":     scriptFlip,
+			"serve":    scriptServe,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {

@@ -108,10 +108,15 @@ func (a *app) serve(ctx context.Context, o serveOptions) error {
 		_ = l.Close()
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { log("stopping: sessions have %v to end", o.grace) })()
+	told := make(chan struct{})
+	defer context.AfterFunc(ctx, func() {
+		defer close(told)
+		log("stopping: sessions have %v to end", o.grace)
+	})()
 	if err := s.Serve(ctx, l); err != nil {
 		return err
 	}
+	<-told
 	log("stopped")
 	return nil
 }

@@ -86,6 +86,20 @@ func AddKey(text []byte, k Key) ([]byte, error) {
 	return out, nil
 }
 
+// LineOf returns the number of the first line that is about a key, right or wrong though
+// the line may be; 0 if there is none.
+func LineOf(text []byte, k Key) int {
+	blob := base64.StdEncoding.EncodeToString(k.Public.Marshal())
+	n := 0
+	for line := range bytes.Lines(text) {
+		n++
+		if isLineOf(string(bytes.TrimRight(line, "\r\n")), blob) {
+			return n
+		}
+	}
+	return 0
+}
+
 // RemoveKey returns a file of keys without the lines of a key.
 func RemoveKey(text []byte, k Key) []byte {
 	out, _ := rewrite(text, &k, nil)
@@ -141,6 +155,9 @@ func Edit(files *fsx.FS, file string, change func(text []byte) ([]byte, error)) 
 	dir := filepath.Dir(file)
 	if err := files.MkdirAll(dir, 0o700); err != nil {
 		return err
+	}
+	if info, err := files.Lstat(file); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s: it is no regular file, which could be replaced", file)
 	}
 	lock, err := files.Lock(file+".lock", fsx.Exclusive, editWait)
 	if err != nil {

@@ -61,6 +61,28 @@ func TestAddKey(t *testing.T) {
 	}
 }
 
+func TestLineOf(t *testing.T) {
+	a, b, c := numberedKey(t, 1, "a"), numberedKey(t, 2, "b"), numberedKey(t, 3, "c")
+	file := []byte("# " + text(a.Public) + "\n\n" + string(b.Append(nil)) + " " + text(c.Public) + "\r\n\topt=\"x\" " + text(a.Public) + "\n" + text(b.Public))
+	for i, want := range map[*Key]int{&a: 4, &b: 3, &c: 0} {
+		if n := LineOf(file, *i); n != want {
+			t.Errorf("%s: line %d, want %d", i.Comment, n, want)
+		}
+	}
+}
+
+// What is no file is not replaced by one.
+func TestEditOfALink(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink("real", dir+"/keys"); err != nil {
+		t.Fatal(err)
+	}
+	err := Edit(&fsx.FS{}, dir+"/keys", func([]byte) ([]byte, error) { return []byte("x\n"), nil })
+	if to, e := os.Readlink(dir + "/keys"); err == nil || to != "real" || e != nil {
+		t.Errorf("%v, %q, %v", err, to, e)
+	}
+}
+
 func TestParseKeyFile(t *testing.T) {
 	for s, ok := range map[string]bool{
 		testKey: true, testKey + " me\n": true, testKey + " me\r\n": true, "# x\n" + testKey: true,

@@ -209,13 +209,16 @@ func (k *Key) setOptions(list []option) (err error) {
 	for _, o := range list {
 		name := strings.ToLower(o.name)
 		valued := name == "command" || name == "from" || name == "expiry-time"
-		if valued != o.hasValue {
-			return fmt.Errorf("option %s is not known in this form", strconv.Quote(o.name))
+		if valued && !o.hasValue {
+			return fmt.Errorf("option %s is not known without a value", strconv.Quote(o.name))
 		}
 		if valued && seen[name] {
 			return fmt.Errorf("option %s stands there twice", name)
 		}
 		seen[name] = true
+		if !valued && o.hasValue {
+			name += "=" // none of the others has a value
+		}
 		switch name {
 		case "command":
 			k.Grant, err = ParseCommand(o.value)

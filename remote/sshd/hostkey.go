@@ -99,18 +99,14 @@ func appendString(b, s []byte) []byte {
 // hostKey reads the server's private key, and makes one, Ed25519 in OpenSSH's format, if
 // there is none.
 func hostKey(files *fsx.FS, name string) (ssh.Signer, error) {
-	info, err := files.Lstat(name)
+	err := trusted(files, name, true)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeHostKey(files, name); err != nil {
-			return nil, fmt.Errorf("host key: %w", err)
+		if err = makeHostKey(files, name); err == nil {
+			err = trusted(files, name, true)
 		}
-		info, err = files.Lstat(name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("host key: %w", err)
-	}
-	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("host key %s: others may read it (mode %#o); chmod 600 it, or better make a new one", name, info.Mode().Perm())
 	}
 	text, err := files.ReadFile(name, maxHostKey)
 	if err != nil {

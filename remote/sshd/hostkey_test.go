@@ -63,7 +63,7 @@ func TestHostKey(t *testing.T) {
 	for name, change := range map[string]func(string) error{
 		"others may read it": func(f string) error { return os.WriteFile(f, text, 0o644) },
 		"no private key":     func(f string) error { return os.WriteFile(f, []byte("x"), 0o600) },
-		"is a directory":     func(f string) error { return os.Mkdir(f, 0o700) },
+		"no regular file":    func(f string) error { return os.Mkdir(f, 0o700) },
 	} {
 		f := filepath.Join(dir, strings.ReplaceAll(name, " ", ""))
 		if err := change(f); err != nil {

@@ -28,17 +28,12 @@ type keyFile struct {
 }
 
 // read returns the file as it is now, nothing if there is none. When it has changed the
-// lines that are wrong are told to log. A file that others may write lets in nobody.
+// lines that are wrong are told to log. A file that is not trusted lets in nobody.
 func (k *keyFile) read(log func(string, ...any)) ([]byte, error) {
-	info, err := k.fs.Lstat(k.name)
-	if errors.Is(err, fs.ErrNotExist) {
+	if err := trusted(k.fs, k.name, false); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
-	}
-	if err != nil {
+	} else if err != nil {
 		return nil, err
-	}
-	if info.Mode().IsRegular() && info.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("%s: others may write it (mode %#o); chmod 600 it", k.name, info.Mode().Perm())
 	}
 	text, err := k.fs.ReadFile(k.name, access.MaxKeys)
 	if err != nil {
