@@ -354,6 +354,9 @@ func (p *Plan) check() error {
 			return fmt.Errorf("stream %s: another one has the path %s", s.Name, s.Path)
 		}
 		places[s.Path] = true
+		if err := s.checkPreset(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
