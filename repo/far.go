@@ -26,6 +26,16 @@ type Located struct {
 	Off  int64
 }
 
+// IsFar reports whether each read of a repository costs a round trip, so that it pays to
+// ask for more before the last answers are there.
+func IsFar(r Repo) bool {
+	f, ok := r.(interface{ IsFar() bool })
+	return ok && f.IsFar()
+}
+
+// IsFar reports whether each read costs a round trip.
+func (p *Packs) IsFar() bool { return p.far != nil }
+
 // How the objects of a FarStore are read: ranges are long, as each costs a round trip, and
 // every reader has two of them, so that one that is slow does not keep the others waiting.
 const (

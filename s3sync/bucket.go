@@ -55,7 +55,7 @@ func (b *Bucket) Latest(ctx context.Context) (*Generation, error) {
 
 // At returns generation n.
 func (b *Bucket) At(ctx context.Context, n uint64) (*Generation, error) {
-	g, err := b.load(ctx, n)
+	g, err := b.load(ctx, n, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &repo.NotFoundError{What: "generation", Name: fmt.Sprint(n)}
 	}
@@ -75,7 +75,7 @@ func (b *Bucket) newest(ctx context.Context, n uint64) (*Generation, error) {
 		if !ok {
 			return nil
 		}
-		g, err := b.load(ctx, n)
+		g, err := b.load(ctx, n, o.Size)
 		if err == nil {
 			found = g
 			return errEnough
@@ -104,9 +104,10 @@ func (b *Bucket) newest(ctx context.Context, n uint64) (*Generation, error) {
 // name is what the repository is called.
 func (b *Bucket) name() string { return path.Base("/" + strings.TrimSuffix(b.Prefix, "/")) }
 
-// load reads a generation, and the one it is based on.
-func (b *Bucket) load(ctx context.Context, n uint64) (*Generation, error) {
-	m, sum, err := b.either(ctx, n)
+// load reads a generation, and the one it is based on. size is that of its manifest; 0: it
+// is not known.
+func (b *Bucket) load(ctx context.Context, n uint64, size int64) (*Generation, error) {
+	m, sum, err := b.either(ctx, n, size)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +116,7 @@ func (b *Bucket) load(ctx context.Context, n uint64) (*Generation, error) {
 		g.Files = m.Files
 		return g, nil
 	}
-	base, _, err := b.either(ctx, m.Base)
+	base, _, err := b.either(ctx, m.Base, 0)
 	if err != nil {
 		return nil, fmt.Errorf("its base %d: %w", m.Base, err)
 	}
@@ -127,10 +128,10 @@ func (b *Bucket) load(ctx context.Context, n uint64) (*Generation, error) {
 }
 
 // either reads a manifest, or its second copy if the first is damaged or lost.
-func (b *Bucket) either(ctx context.Context, n uint64) (*Manifest, Sum, error) {
-	m, sum, err := b.manifest(ctx, keyManifests, n)
+func (b *Bucket) either(ctx context.Context, n uint64, size int64) (*Manifest, Sum, error) {
+	m, sum, err := b.manifest(ctx, keyManifests, n, size)
 	if errors.As(err, new(*pack.CorruptError)) || errors.Is(err, fs.ErrNotExist) {
-		if m, sum, err := b.manifest(ctx, keyBases, n); err == nil {
+		if m, sum, err := b.manifest(ctx, keyBases, n, size); err == nil {
 			return m, sum, nil
 		}
 	}
@@ -138,9 +139,13 @@ func (b *Bucket) either(ctx context.Context, n uint64) (*Manifest, Sum, error) {
 }
 
 // manifest reads one manifest and looks at its signature.
-func (b *Bucket) manifest(ctx context.Context, dir string, n uint64) (*Manifest, Sum, error) {
+func (b *Bucket) manifest(ctx context.Context, dir string, n uint64, size int64) (*Manifest, Sum, error) {
 	key := b.Prefix + manifestKey(dir, n)
-	text, err := ReadAll(ctx, b.Objects, key, "", maxManifest)
+	first := 1 << 20
+	if size > 0 {
+		first = int(min(size, readStep)) + 1
+	}
+	text, err := readAll(ctx, b.Objects, key, "", maxManifest, first)
 	if err != nil {
 		return nil, Sum{}, err
 	}
@@ -163,9 +168,13 @@ const readStep = 4 << 20
 
 // ReadAll reads an object that has at most limit bytes.
 func ReadAll(ctx context.Context, s Objects, key, version string, limit int) ([]byte, error) {
+	return readAll(ctx, s, key, version, limit, 64<<10) // most are small
+}
+
+// readAll asks for first bytes at first: one more than there are takes one request.
+func readAll(ctx context.Context, s Objects, key, version string, limit, first int) ([]byte, error) {
 	var b []byte
-	step := 64 << 10 // most are small
-	for {
+	for step := min(max(1, first), readStep); ; step = min(4*step, readStep) {
 		at := len(b)
 		b = append(b, make([]byte, step)...)
 		n, err := s.Get(ctx, key, version, b[at:], int64(at))
@@ -178,7 +187,6 @@ func ReadAll(ctx context.Context, s Objects, key, version string, limit int) ([]
 		if len(b) > limit {
 			return nil, fmt.Errorf("%s has more than %d bytes", key, limit)
 		}
-		step = min(4*step, readStep)
 	}
 }
 

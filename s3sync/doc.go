@@ -6,6 +6,7 @@
 // Under prefix/REPO/ of a bucket:
 //
 //	objects/pack/pack-*.pack, *.idx   git's own files under git's own names
+//	kedge/segments/<class>-<32 hex>   index segments, by the first digits of their SHA-256
 //	state/<sha256>                    config, receipts and other files that change: a copy of
 //	                                  each version that a manifest names
 //	manifests/<16 hex digits>         generation n, as 2^64-1-n, so that the newest is the
@@ -47,6 +48,64 @@
 // "end" is a packed-refs file, for people with stock tools. The signature (SSHSIG,
 // namespace kedge-manifest) is over all that stands before it, and may be missing.
 //
-// Order of a mirror run: packs, their indexes, the files that change, the manifest. So a
+// Order of a mirror run: packs, their indexes, segments, the files that change, the manifest. So a
 // manifest that is there names only what is there.
+//
+// # Index segments
+//
+// Where an object is, the idx of its pack tells; but a year has hundreds of packs, and a
+// look into each costs two requests. So the ids of many packs are merged into segments:
+// class trees for packs with trees or commits, which are all that browsing needs, class data
+// for packs of nothing but the data of files. A run gathers the ids of the packs that are in
+// no segment yet, together with those of every segment of the class that is not eight times
+// larger than what has been gathered, and those of segments with packs that are gone. So
+// there is at most one for each power of eight, and nothing is read back from the bucket but
+// heads: the ids come from the idx files at the source.
+//
+// Manifests name segments with lines "+" like all files. They are derived and can be lost at
+// any time: then, and for packs that none of them has, readers take idx files. What they say
+// is believed only as far as a place to look at: an object read there is compared with its id.
+//
+// A segment is a head, zeros up to a multiple of 16 KiB, and pages. Numbers are big-endian.
+//
+//	   0   8  "kedgeSEG"
+//	   8   4  version, 1
+//	  12   4  P, entries of the pack table, 1 to 65536
+//	  16   8  N, rows, 1 to 2^40
+//	  24 24P  pack table: 20 bytes of the pack's name, 4 bytes b: the entry stands for the
+//	          4 GiB from b*2^32 on
+//	      4G  page table, G = N/630 rounded up: the first four bytes of each page's first id
+//	       4  CRC-32C of all before it
+//
+//	page: up to 630 rows, all pages but the last one have as many
+//	       20  id
+//	        2  entry of the pack table
+//	        4  offset in that stretch
+//	page end: 4  CRC-32C of the rows
+//
+// Rows are sorted by their bytes; an id that is in several packs has a row for each. The size
+// of the file follows from P and N, and any other is an error, as is another version. A
+// look-up needs the head, which stays in memory (four bytes for 630 objects), and one page,
+// two where the first four bytes of the id are those of a page's first. A filter would spare
+// the pages of vain look-ups, at ten bits for each id, 20 times as much as the page table: it
+// does not pay, as the small segments are read as a whole and there is seldom more than one
+// large one. Two objects, in the first and the second 4 GiB of one pack:
+//
+//	00000  6b656467 65534547 00000001 00000002
+//	00010  00000000 00000002 aaaaaaaa aaaaaaaa
+//	00020  aaaaaaaa aaaaaaaa aaaaaaaa 00000000
+//	00030  aaaaaaaa aaaaaaaa aaaaaaaa aaaaaaaa
+//	00040  aaaaaaaa 00000001 01020304 74c17954
+//	…
+//	04000  01020304 01010101 01010101 01010101
+//	04010  01010101 00000000 000cfffe fdfc0202
+//	04020  02020202 02020202 02020202 02020001
+//	04030  0000000d 5e7908de
+//
+// # Reading
+//
+// Files are read through a cache of blocks, in memory and on disk (DiskCache): 128 KiB of a
+// pack, more around a place that is read again and again, 16 KiB of a segment; large reads of
+// packs go past it. Of a pack of which many objects are wanted the idx is loaded, which has
+// all the neighbours. Opening costs a listing, one or two manifests and the files that change.
 package s3sync

@@ -67,21 +67,34 @@ func (s *Snapshot) Remove(context.Context, string) error { return repo.ErrReadOn
 // State returns what changes in the repository, as it was.
 func (s *Snapshot) State(ctx context.Context) (repo.State, error) {
 	st := repo.State{Refs: s.g.Refs, Head: s.g.Head}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var first error
 	for name, to := range st.Files() {
 		f, ok := s.g.File(name)
 		if !ok {
 			continue
 		}
-		text, err := ReadAll(ctx, s.b.Objects, s.b.Prefix+f.Key, f.Version, int(f.Size))
-		if err != nil {
-			return st, fmt.Errorf("%s: %w", name, err)
-		}
-		if SumOf(text) != f.SHA256 {
-			return st, &pack.CorruptError{File: s.b.Prefix + f.Key, Off: -1, Reason: "its SHA-256 is not what the manifest says"}
-		}
-		*to = text
+		wg.Go(func() { // each costs a round trip
+			text, err := s.text(ctx, f)
+			mu.Lock()
+			defer mu.Unlock()
+			if *to = text; err != nil {
+				first = fmt.Errorf("%s: %w", name, err)
+			}
+		})
 	}
-	return st, nil
+	wg.Wait()
+	return st, first
+}
+
+// text reads a file of which the manifest names a copy.
+func (s *Snapshot) text(ctx context.Context, f File) ([]byte, error) {
+	text, err := readAll(ctx, s.b.Objects, s.b.Prefix+f.Key, f.Version, int(f.Size), int(min(f.Size, readStep))+1)
+	if err == nil && SumOf(text) != f.SHA256 {
+		err = &pack.CorruptError{File: s.b.Prefix + f.Key, Off: -1, Reason: "its SHA-256 is not what the manifest says"}
+	}
+	return text, err
 }
 
 // Open opens a generation as a repository that can be read.

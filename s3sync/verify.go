@@ -164,7 +164,7 @@ func (b *Bucket) Generations(ctx context.Context, fn func(Listed) error) error {
 		if !ok {
 			return nil
 		}
-		g, err := b.load(ctx, n)
+		g, err := b.load(ctx, n, o.Size)
 		if err != nil {
 			if ctx.Err() != nil || IsTemporary(err) {
 				return err

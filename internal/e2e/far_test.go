@@ -179,20 +179,17 @@ func TestFarRestore(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(5, 6))
 	src := filepath.Join(t.TempDir(), "src")
 	mkdir(t, src, "small")
-	b := make([]byte, large)
-	fillRandom(rnd, b)
 	for i := range small {
 		dir := mkdir(t, src, fmt.Sprintf("small/%02d", i%100))
-		write(t, fmt.Sprintf("%s/%d", dir, i), b[i*100:][:2000+rnd.IntN(20_000)])
+		write(t, fmt.Sprintf("%s/%d", dir, i), randomBytes(rnd, 2000+rnd.IntN(20_000)))
 	}
-	fillRandom(rnd, b)
-	write(t, src+"/large", b)
+	write(t, src+"/large", randomBytes(rnd, large))
 	before := take(t, src)
 	repo := saved(t, src)
 	g.run(t, "mirror", "-d", repo, "s3://backup/far")
 	line := g.slow(t, 50*time.Millisecond)
 	g.env = append(g.env, "KEDGE_CACHE_DIR="+t.TempDir())
-	plain, total := g.plainGets(t, "far", 12, 4<<20)
+	plain, total := g.plainGets(t, "far", 16, 4<<20)
 	line.requests.Store(0)
 	line.bytes.Store(0)
 	out := target(t)
@@ -206,11 +203,12 @@ func TestFarRestore(t *testing.T) {
 	same(t, before, take(t, out))
 }
 
-func fillRandom(rnd *rand.Rand, b []byte) {
-	for i := 0; i+8 <= len(b); i += 8 {
-		v := rnd.Uint64()
-		for k := range 8 {
-			b[i+k] = byte(v >> (8 * k))
-		}
+func randomBytes(rnd *rand.Rand, n int) []byte {
+	var seed [32]byte
+	for i := range seed {
+		seed[i] = byte(rnd.Uint32())
 	}
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8(seed).Read(b)
+	return b
 }

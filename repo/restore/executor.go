@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/repo"
 )
 
 // executor works on windows, one after another.
@@ -34,10 +35,28 @@ func startExecutor(r *run) *executor {
 	for range r.Workers {
 		e.work.Go(e.worker)
 	}
+	// A window is completed when all before it are, but where reads take long its objects
+	// are on their way while those of the one before are: nobody waits for the last of
+	// them with nothing else to do.
+	fetched := make(chan *window)
+	far := repo.IsFar(r.Repo)
+	go func() {
+		defer close(fetched)
+		for w := range e.in {
+			w.there = make(chan error, 1)
+			if far {
+				go func() { w.there <- e.bring(w) }()
+			}
+			fetched <- w
+		}
+	}()
 	go func() {
 		defer close(e.ended)
-		for w := range e.in {
-			e.run(w)
+		for w := range fetched {
+			if !far {
+				w.there <- e.bring(w)
+			}
+			e.run(w, <-w.there)
 		}
 		close(e.tasks)
 		e.work.Wait()
@@ -77,13 +96,12 @@ func (w *window) drop() {
 	}
 }
 
-// run does the work of a window.
-func (e *executor) run(w *window) {
+// run completes a window whose files are there, or could not be had.
+func (e *executor) run(w *window, err error) {
 	defer w.drop()
-	if e.r.ctx.Err() != nil {
-		return
+	if err == nil && e.r.ctx.Err() == nil {
+		err = e.others(w)
 	}
-	err := e.files(w)
 	for _, f := range w.left {
 		if err != nil || e.r.ctx.Err() != nil {
 			break
@@ -95,17 +113,30 @@ func (e *executor) run(w *window) {
 	}
 }
 
-// files writes the files of a window and makes its hard links.
+// files writes the files of a window and makes what else is in it.
 func (e *executor) files(w *window) error {
+	if err := e.bring(w); err != nil {
+		return err
+	}
+	return e.others(w)
+}
+
+// bring writes the files of a window.
+func (e *executor) bring(w *window) error {
+	if e.r.ctx.Err() != nil {
+		return context.Cause(e.r.ctx)
+	}
 	for _, f := range w.ready {
 		w.writing.Add(1)
 		e.tasks <- task{f, nil, w}
 	}
 	err := e.fetch(w)
 	w.writing.Wait()
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+// others makes the devices and hard links of a window, whose files are there.
+func (e *executor) others(w *window) error {
 	for _, it := range w.nodes {
 		e.r.special(it)
 		it.f.pins.Add(-1)

@@ -7,13 +7,13 @@ import (
 	"github.com/kedgebackup/kedge/repo"
 )
 
-// The size of a window. Three are held at a time: one is gathered, one waits,
-// one is worked on.
+// The size of a window. Four are held at a time: one is gathered, one waits, of
+// one the objects are fetched, one is worked on.
 const (
 	windowReads   = 16 << 10
 	windowBytes   = 64 << 20
 	windowFolders = 128
-	windowLarge   = 64 // files of several chunks, which stay open until the last one
+	windowLarge   = 512 // files of several chunks, which stay open until the last one
 )
 
 // window is work that is done together.
@@ -32,6 +32,7 @@ type window struct {
 	last    *folder // that was counted in folders last
 
 	writing sync.WaitGroup // files that workers have
+	there   chan error     // told when all files are written, or why not
 }
 
 // read is one chunk of a file.
