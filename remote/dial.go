@@ -72,7 +72,7 @@ func reach(ctx context.Context, a Address, o Options, use func(io.ReadWriteClose
 		}
 		_ = l.Close()
 		if !l.absent() {
-			return atHost(a, l.explain(a, err))
+			return atHost(a, l.explain(a, &o, err))
 		}
 	}
 	return atHost(a, errors.New("there is neither kedge nor bup, or not where a login that is not interactive finds programs"))

@@ -22,19 +22,21 @@ type HostKeyError struct {
 
 // Error says what is wrong, and what to do.
 func (e *HostKeyError) Error() string {
-	key := "a key"
+	shows := "a key"
 	if e.Fingerprint != "" {
-		key = "the key " + e.Fingerprint
+		shows = "the key " + e.Fingerprint
 	}
+	const then = "if that is its key (on the host: ssh-keygen -lf FILE of its public host key), connect once with --accept-new-host"
 	switch {
 	case e.Revoked:
-		return fmt.Sprintf("host %s shows %s, which %s says is revoked: somebody may be listening", e.Host, key, e.file())
+		return fmt.Sprintf("host %s shows %s, which %s says is revoked: somebody may be listening", e.Host, shows, e.file())
 	case e.Changed:
 		return fmt.Sprintf("host %s shows %s, and %s has another one: somebody may be listening; if the host has a new key, forget the old one with: %s",
-			e.Host, key, e.file(), e.forget())
+			e.Host, shows, e.file(), e.forget())
+	case e.Fingerprint == "": // an ssh that has nobody to ask does not say
+		return fmt.Sprintf("host %s is not in %s; to see the key that it shows: %s; %s", e.Host, e.file(), e.scan(), then)
 	}
-	return fmt.Sprintf("host %s shows %s, and is not in %s; if that is its key (on the host: %s), connect once with --accept-new-host",
-		e.Host, key, e.file(), "ssh-keygen -lf FILE of its public host key")
+	return fmt.Sprintf("host %s shows %s, and is not in %s; %s", e.Host, shows, e.file(), then)
 }
 
 func (e *HostKeyError) file() string {
@@ -51,6 +53,15 @@ func (e *HostKeyError) forget() string {
 		command = "ssh-keygen -f " + shellWord(e.KnownHosts) + " -R " + shellWord(e.Host)
 	}
 	return command
+}
+
+// scan returns the command that shows the key of the host.
+func (e *HostKeyError) scan() string {
+	host, port := e.Host, ""
+	if h, p, err := net.SplitHostPort(e.Host); err == nil {
+		host, port = h, "-p "+p+" "
+	}
+	return "ssh-keyscan " + port + shellWord(host) + " | ssh-keygen -lf -"
 }
 
 // shellWord quotes a word for a shell, if it needs that.
@@ -91,11 +102,11 @@ var (
 )
 
 // sshFailure turns what ssh said before it gave up into an error.
-func sshFailure(lines []string, a Address) error {
+func sshFailure(lines []string, a Address, o *Options) error {
 	text := strings.Join(lines, "\n")
 	switch {
 	case strings.Contains(text, "Host key verification failed"):
-		e := &HostKeyError{Host: knownName(a), Fingerprint: fingerprint.FindString(text)}
+		e := &HostKeyError{Host: knownName(a), Fingerprint: fingerprint.FindString(text), KnownHosts: o.KnownHosts}
 		e.Changed = strings.Contains(text, "IDENTIFICATION HAS CHANGED")
 		e.Revoked = strings.Contains(text, "REVOKED HOST KEY")
 		for _, file := range []*regexp.Regexp{correct, offending} {

@@ -132,10 +132,10 @@ func notFound(text string) bool {
 const sshFailed = 255
 
 // explain returns, after Close, why nothing came of a connection to a that broke with err.
-func (l *link) explain(a Address, err error) error {
+func (l *link) explain(a Address, o *Options, err error) error {
 	lost := new(LostError)
 	if !errors.As(err, &lost) || l.heard.Load() || l.code != sshFailed {
 		return err
 	}
-	return sshFailure(l.said.lines(), a)
+	return sshFailure(l.said.lines(), a, o)
 }

@@ -168,7 +168,7 @@ Host key verification failed.`
 				e := new(HostKeyError)
 				return errors.As(err, &e) && !e.Changed && e.Host == "far"
 			},
-			"connect once with --accept-new-host"},
+			"host far is not in known_hosts; to see the key that it shows: ssh-keyscan far | ssh-keygen -lf -; if that is its key"},
 		{"changed", changed, 255, func(err error) bool { e := new(HostKeyError); return errors.As(err, &e) && e.Changed },
 			"shows the key SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA, and /k/known_hosts has another one: somebody may be listening; if the host has a new key, forget the old one with: ssh-keygen -f /k/known_hosts -R far"},
 		{"slow", "ssh: connect to host far port 22: Connection timed out", 255,
