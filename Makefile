@@ -5,12 +5,13 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 SWEEP    ?= 1h
+INFLATIONS ?= 100000000
 TOOLS   := $(CURDIR)/bin/tools
 
-.PHONY: help build install servers test race lint fuzz bench compare sweep check vuln man clean
+.PHONY: help build install servers test race lint fuzz bench compare sweep sweep-inflate arm check vuln man clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' Makefile
 
 build: ## the static binary, bin/kedge
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kedge ./cmd/kedge
@@ -57,6 +58,12 @@ fuzz: ## every fuzz target for FUZZTIME
 
 sweep: ## the long crash, fault and damage sweeps, for at most SWEEP
 	KEDGE_SWEEP=full $(GO) test -timeout $(SWEEP) -run 'Sweep|Crash|Power|Damage' ./...
+
+sweep-inflate: ## INFLATIONS streams, most of them wrong, to our inflater and the standard library's (and a million to zlib)
+	$(GO) test ./pack -timeout 0 -v -run 'InflateSweep|LikeZlib' -inflations $(INFLATIONS)
+
+arm: ## the tests of chunk and pack as arm64; needs qemu-aarch64-static
+	CGO_ENABLED=0 GOARCH=arm64 $(GO) test -short -timeout 1h -exec qemu-aarch64-static ./chunk ./pack
 
 bench: ## Go benchmarks of the hot functions
 	$(GO) test -run '^$$' -bench . -benchmem ./chunk ./pack/... ./index ./repo/...

@@ -1,9 +1,11 @@
 package pack
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,12 +34,9 @@ if sys.argv[1] == "make":
                     out.write(struct.pack("<I", len(s)) + s)
 else:
     # For each stream, how many bytes it holds and takes, and their CRC; or not.
-    b = sys.stdin.buffer.read()
-    at, answers = 0, []
-    while at < len(b):
-        n, = struct.unpack_from("<I", b, at)
-        s = b[at+4:at+4+n]
-        at += 4 + n
+    src = sys.stdin.buffer
+    while head := src.read(4):
+        s = src.read(struct.unpack("<I", head)[0])
         z = zlib.decompressobj()
         try:
             body = z.decompress(s)
@@ -45,14 +44,13 @@ else:
         except zlib.error:
             ok = False
         if ok:
-            answers.append(struct.pack("<III", len(body), n - len(z.unused_data), zlib.crc32(body)))
+            out.write(struct.pack("<III", len(body), len(s) - len(z.unused_data), zlib.crc32(body)))
         else:
-            answers.append(b"\xff" * 12)
-    out.write(b"".join(answers))
+            out.write(b"\xff" * 12)
 `
 
-// askZlib runs zlibScript.
-func askZlib(t testing.TB, stdin []byte, command string) []byte {
+// zlibCommand returns a command of zlibScript.
+func zlibCommand(t testing.TB, command string) *exec.Cmd {
 	t.Helper()
 	if _, err := exec.LookPath("python3"); err != nil {
 		t.Skip("python3, which has zlib, is not installed")
@@ -61,20 +59,57 @@ func askZlib(t testing.TB, stdin []byte, command string) []byte {
 	if err := os.WriteFile(script, []byte(zlibScript), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("python3", script, command)
-	cmd.Stdin = bytes.NewReader(stdin)
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("zlib: %v\n%s", err, errs.Bytes())
+	cmd := exec.CommandContext(t.Context(), "python3", script, command)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// zlibAnswer is what zlib says of one stream.
+type zlibAnswer struct{ Size, Took, CRC uint32 }
+
+const refused = 1<<32 - 1 // the size of a stream that zlib does not accept
+
+// askZlib lets zlib read the streams that write puts, and returns its answers,
+// one for each.
+func askZlib(t testing.TB, write func(put func(stream []byte))) []zlibAnswer {
+	t.Helper()
+	cmd := zlibCommand(t, "check")
+	var b bytes.Buffer
+	cmd.Stdout = &b
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
 	}
-	return out
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := bufio.NewWriterSize(in, 1<<20)
+	n := 0
+	write(func(stream []byte) {
+		n++
+		// What cannot be written is found by Flush.
+		_, _ = w.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(stream))))
+		_, _ = w.Write(stream)
+	})
+	for _, f := range []func() error{w.Flush, in.Close, cmd.Wait} {
+		if err := f(); err != nil {
+			t.Fatal("zlib: ", err)
+		}
+	}
+	answers := make([]zlibAnswer, n)
+	if err := binary.Read(&b, binary.LittleEndian, answers); err != nil || b.Len() > 0 {
+		t.Fatalf("answers to %d streams: %v, and %d bytes more", n, err, b.Len())
+	}
+	return answers
 }
 
 // zlibsStreams returns streams that zlib makes.
 func zlibsStreams(t testing.TB) (all [][]byte) {
-	for b := askZlib(t, nil, "make"); len(b) > 0; {
+	b, err := zlibCommand(t, "make").Output()
+	if err != nil {
+		t.Fatal("zlib: ", err)
+	}
+	for len(b) > 0 {
 		n := binary.LittleEndian.Uint32(b)
 		all = append(all, b[4:4+n])
 		b = b[4+n:]
@@ -89,7 +124,6 @@ func TestInflateLikeZlib(t *testing.T) {
 	n := min(*inflationsFlag, 1_000_000)
 	m := newStreamMaker(t, 99)
 	std := standard{buf: make([]byte, 1<<16)}
-	var all []byte
 	var streams [][]byte
 	for range n {
 		src := bytes.Clone(m.next())
@@ -98,19 +132,17 @@ func TestInflateLikeZlib(t *testing.T) {
 			binary.BigEndian.PutUint32(src[n-4:], adler32(out))
 		}
 		streams = append(streams, src)
-		all = binary.LittleEndian.AppendUint32(all, uint32(len(src)))
-		all = append(all, src...)
 	}
-	answers := askZlib(t, all, "check")
-	if len(answers) != 12*n {
-		t.Fatalf("%d bytes of answers to %d streams", len(answers), n)
-	}
+	answers := askZlib(t, func(put func([]byte)) {
+		for _, src := range streams {
+			put(src)
+		}
+	})
 	var z inflater
 	right := 0
 	for i, src := range streams {
-		a := answers[12*i:][:12]
-		size, took := binary.LittleEndian.Uint32(a), binary.LittleEndian.Uint32(a[4:])
-		if size == 1<<32-1 {
+		want := answers[i]
+		if want.Size == refused {
 			for _, size := range []int{0, 100, 1 << 16} {
 				if _, err := z.run(make([]byte, size), src); err == nil {
 					t.Fatalf("stream %x: accepted as %d bytes, zlib refuses it", src, size)
@@ -119,14 +151,110 @@ func TestInflateLikeZlib(t *testing.T) {
 			continue
 		}
 		right++
-		dst := make([]byte, size)
-		got, err := z.run(dst, src)
-		if err != nil || got != int(took) || crc32.ChecksumIEEE(dst) != binary.LittleEndian.Uint32(a[8:]) {
-			t.Fatalf("stream %x: took %d bytes, not %d, for %d, or made others: %v", src, got, took, size, err)
+		dst := make([]byte, want.Size)
+		took, err := z.run(dst, src)
+		if err != nil || uint32(took) != want.Took || crc32.ChecksumIEEE(dst) != want.CRC {
+			t.Fatalf("stream %x: took %d bytes, not %d, for %d, or made others: %v", src, took, want.Took, want.Size, err)
 		}
 	}
 	t.Logf("%d streams, zlib accepts %d", n, right)
 	if right < n/10 || right > n*9/10 {
 		t.Errorf("of %d streams zlib accepts %d: one outcome is too rare", n, right)
 	}
+}
+
+// TestReadersSweep lets zlib, the standard library, klauspost and our reader read
+// what the encoder makes of every length from 0 to 64 KiB and a bit (of one in
+// 29, if KEDGE_SWEEP is not "full").
+func TestReadersSweep(t *testing.T) {
+	text := sqlText(1<<16 + 20)
+	rnd := rand.New(rand.NewPCG(21, 22))
+	for i := 0; i < len(text); i += rnd.IntN(3000) { // noise here and there
+		copy(text[i:], noise(rnd.IntN(400)))
+	}
+	step := 29
+	switch {
+	case testing.Short():
+		step = 173
+	case os.Getenv("KEDGE_SWEEP") == "full":
+		step = 1
+	}
+	var f inflaters
+	var sums []uint32
+	answers := askZlib(t, func(put func([]byte)) {
+		d := newDeflater(1)
+		var buf []byte
+		for n := 0; n <= len(text); n += step {
+			body := text[len(text)-n:]
+			if n%2 == 0 {
+				body = text[:n]
+			}
+			z := zip(t, &d, &buf, body)
+			f.check(t, z, body)
+			sums = append(sums, crc32.ChecksumIEEE(body))
+			put(z)
+		}
+	})
+	for i, a := range answers {
+		if int(a.Size) != i*step || a.CRC != sums[i] {
+			t.Errorf("%d bytes: zlib makes %d others", i*step, a.Size)
+		}
+	}
+}
+
+// TestReadersOfBadCodes writes bodies of one histogram in the codes of another, for
+// all of the bad ones, as happens where contents change within a save.
+func TestReadersOfBadCodes(t *testing.T) {
+	hs := histograms()
+	var f inflaters
+	var sums []uint32
+	answers := askZlib(t, func(put func([]byte)) {
+		b := make([]byte, 64<<10)
+		for _, h := range hs {
+			c := new(codes)
+			c.build(h)
+			for _, of := range hs {
+				body := drawn(of, 6000)
+				m := new(matcher)
+				m.find(body)
+				w := wordWriter{b: b, p: copy(b, []byte{0x78, 0x01}), limit: len(b) - quickSlack}
+				w.put(newWord(1, 1))
+				for _, v := range c.header[:c.headers] {
+					w.put(v)
+				}
+				if !w.segment(m, c) {
+					t.Error("no room")
+				}
+				w.put(newWord(0, -w.n&7))
+				z := binary.BigEndian.AppendUint32(b[:w.p], adler32(body))
+				f.check(t, z, body)
+				sums = append(sums, crc32.ChecksumIEEE(body))
+				put(z)
+			}
+		}
+	})
+	for i, a := range answers {
+		if a.Size != 6000 || a.CRC != sums[i] {
+			t.Errorf("stream %d: zlib makes %d other bytes", i, a.Size)
+		}
+	}
+}
+
+// drawn returns n bytes of the literals of a histogram, in no order.
+func drawn(h *counts, n int) []byte {
+	rnd := rand.New(rand.NewPCG(23, 24))
+	total := uint32(0)
+	for _, f := range h[:256] {
+		total += f
+	}
+	body := make([]byte, n)
+	for i := range body {
+		at, c := rnd.Uint32N(total), 0
+		for at >= h[c] {
+			at -= h[c]
+			c++
+		}
+		body[i] = byte(c)
+	}
+	return body
 }
