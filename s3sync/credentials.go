@@ -21,6 +21,41 @@ type CredentialOptions struct {
 	NoRole   bool // the role of the instance is not asked for
 }
 
+// Shared are settings that AWS tools share in a file.
+type Shared struct{ Region, Endpoint string }
+
+// ParseShared reads what a shared config file (~/.aws/config) says of a profile:
+//
+//	[profile NAME]
+//	region = eu-central-1
+//	endpoint_url = https://s3.example.org
+//
+// The profile "default" may stand without the word. Lines that are indented belong to a setting
+// of another service and are passed over, like all that is not known.
+func ParseShared(text []byte, profile string) (s Shared) {
+	here := false
+	for line := range strings.Lines(string(text)) {
+		if name, ok := strings.CutPrefix(line, "["); ok {
+			name, _, _ = strings.Cut(name, "]")
+			words := strings.Fields(name)
+			here = len(words) == 2 && words[0] == "profile" && words[1] == profile ||
+				len(words) == 1 && words[0] == "default" && profile == "default"
+			continue
+		}
+		name, value, ok := strings.Cut(line, "=")
+		if !here || !ok || strings.HasPrefix(line, " ") || strings.HasPrefix(line, "\t") {
+			continue
+		}
+		switch value = strings.TrimSpace(value); strings.TrimSpace(name) {
+		case "region":
+			s.Region = value
+		case "endpoint_url":
+			s.Endpoint = value
+		}
+	}
+	return s
+}
+
 // roleTimeout is how long an instance is asked for its role. Where there is none, the address
 // often leads nowhere.
 const roleTimeout = 5 * time.Second

@@ -85,19 +85,39 @@ func (b *Bucket) Mirror(ctx context.Context, o MirrorOptions) (MirrorResult, err
 		return MirrorResult{}, err
 	}
 	defer session.Close()
-	m := mirror{b: b, o: o, p: p, dir: repo.NewDir(o.FS, p.Path())}
-	m.defaults()
-	if m.journal, err = openJournal(o.FS, m.o.StateDir, o.Store, b.Prefix, p.Config().ID); err != nil {
+	if o.StateDir == "" {
+		o.StateDir = filepath.Join(p.Path(), "kedge")
+	}
+	m := mirror{b: b, o: o, id: p.Config().ID, p: p, dir: repo.NewDir(o.FS, p.Path())}
+	return m.journalled(ctx, m.run)
+}
+
+// journalled calls run with a journal.
+func (m *mirror) journalled(ctx context.Context, run func(context.Context) error) (MirrorResult, error) {
+	if m.o.Workers == 0 {
+		m.o.Workers = 4
+	}
+	if m.o.PartSize == 0 {
+		m.o.PartSize = defaultPartSize
+	}
+	m.slots = make(chan struct{}, m.o.Workers)
+	m.pace = &pace{perSecond: m.o.BytesPerSecond}
+	var err error
+	if m.journal, err = openJournal(m.o.FS, m.o.StateDir, m.o.Store, m.b.Prefix, m.id); err != nil {
 		return m.result, err
 	}
-	r, err := m.run(ctx)
-	return r, errors.Join(err, m.journal.close(err == nil))
+	err = run(ctx)
+	if cerr := m.journal.close(err == nil); err == nil {
+		err = cerr
+	}
+	return m.result, err
 }
 
 type mirror struct {
 	b   *Bucket
 	o   MirrorOptions
-	p   *repo.Packs
+	id  string      // of the repository; "": what is mirrored is none
+	p   *repo.Packs // nil then, as dir is
 	dir *repo.Dir
 
 	state   repo.State
@@ -114,68 +134,64 @@ type mirror struct {
 	files  []File
 }
 
-func (m *mirror) defaults() {
-	if m.o.Workers == 0 {
-		m.o.Workers = 4
-	}
-	if m.o.PartSize == 0 {
-		m.o.PartSize = defaultPartSize
-	}
-	if m.o.StateDir == "" {
-		m.o.StateDir = filepath.Join(m.p.Path(), "kedge")
-	}
-	m.slots = make(chan struct{}, m.o.Workers)
-	m.pace = &pace{perSecond: m.o.BytesPerSecond}
-}
-
-func (m *mirror) run(ctx context.Context) (MirrorResult, error) {
+func (m *mirror) run(ctx context.Context) error {
 	var err error
 	if m.state, err = m.dir.State(ctx); err != nil {
-		return m.result, err
+		return err
 	}
-	if err = m.whole(ctx); err != nil {
-		return m.result, err
+	if err := m.whole(ctx); err != nil {
+		return err
 	}
-	if m.last, err = m.b.Latest(ctx); errors.As(err, new(*repo.NotFoundError)) {
-		m.last, err = nil, nil
-	}
-	if err != nil {
-		return m.result, err
-	}
-	if id := m.p.Config().ID; m.last != nil && m.last.Repo != id {
-		return m.result, &repo.ConfigError{Reason: fmt.Sprintf("%s holds another repository: its id is %s, that of %s is %s",
-			m.b.Prefix, orDash(m.last.Repo), m.o.Dir, orDash(id))}
+	if err := m.follow(ctx); err != nil {
+		return err
 	}
 	packs, idxes, err := m.packs(ctx)
 	if err != nil {
-		return m.result, err
+		return err
 	}
 	groups := [][]string{packs, idxes}
 	for i := range groups {
 		if groups[i], err = m.plan(ctx, groups[i]); err != nil {
-			return m.result, err
+			return err
 		}
 	}
 	for _, group := range groups {
 		if err := m.sendAll(ctx, group); err != nil {
-			return m.result, err
+			return err
 		}
 	}
 	if err := m.segments(ctx); err != nil {
-		return m.result, err
+		return err
 	}
-	if err := m.sendState(ctx); err != nil {
-		return m.result, err
+	if err := m.sendTexts(ctx, m.state.Files()); err != nil {
+		return err
 	}
+	return m.finish(ctx)
+}
+
+// follow finds the generation that this one comes after.
+func (m *mirror) follow(ctx context.Context) (err error) {
+	if m.last, err = m.b.Latest(ctx); errors.As(err, new(*repo.NotFoundError)) {
+		m.last, err = nil, nil
+	}
+	if err == nil && m.last != nil && m.last.Repo != m.id {
+		return &repo.ConfigError{Reason: fmt.Sprintf("%s holds another repository: its id is %s, that of %s is %s",
+			m.b.Prefix, orDash(m.last.Repo), m.o.Dir, orDash(m.id))}
+	}
+	return err
+}
+
+// finish makes the manifest, and ends what earlier runs began.
+func (m *mirror) finish(ctx context.Context) error {
 	slices.SortFunc(m.files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	m.result.Files = len(m.files)
 	for _, f := range m.files {
 		m.result.Bytes += f.Size
 	}
 	if err := m.commit(ctx); err != nil {
-		return m.result, err
+		return err
 	}
-	return m.result, m.abortOthers(ctx)
+	return m.abortOthers(ctx)
 }
 
 // whole makes sure that all that the refs reach is in packs.
@@ -254,7 +270,7 @@ func (m *mirror) unchanged() bool {
 // manifest returns the next manifest.
 func (m *mirror) manifest(ctx context.Context) (*Manifest, error) {
 	x := &Manifest{
-		N: m.next(), Time: m.o.Now().UTC().Truncate(time.Second), Repo: m.p.Config().ID, Kind: Full,
+		N: m.next(), Time: m.o.Now().UTC().Truncate(time.Second), Repo: m.id, Kind: Full,
 		Head: m.state.Head, Refs: m.state.Refs, Files: m.files,
 	}
 	// A number may be taken by a manifest that was passed over.

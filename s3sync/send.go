@@ -143,9 +143,9 @@ func (m *mirror) sendFile(ctx context.Context, name string) error {
 	return m.send(ctx, name, name, body, sums.parts)
 }
 
-// sendState sends a copy of each file that changes.
-func (m *mirror) sendState(ctx context.Context) error {
-	for name, at := range m.state.Files() {
+// sendTexts sends a copy of each file that changes.
+func (m *mirror) sendTexts(ctx context.Context, files map[string]*[]byte) error {
+	for name, at := range files {
 		text := *at
 		if len(text) == 0 {
 			continue

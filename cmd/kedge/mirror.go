@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/s3sync"
@@ -23,9 +26,17 @@ behind; without, the repository of this run is mirrored to the PREFIX itself. A
 mirror can be read like any repository, with -r s3://BUCKET/PREFIX/REPO and no
 download first.
 
+The server's own authorized_keys and config in ROOT/.kedge go to PREFIX/.kedge;
+its private keys go nowhere.
+
 With --pull it is the other way round: the newest generations are brought back,
 each file compared with the checksum in its manifest. Run again it fetches only
-what is new.
+what is new. What was in ROOT/.kedge is put into ROOT/.kedge.restored, for you to
+look at it before it counts.
+
+A run that was cut short goes on where it stopped when it is run again, within a
+large file, too. A store that overwrites what is there in spite of If-None-Match is
+refused.
 
 Credentials come from the environment, from the files that AWS tools share, or
 from the role of the instance. The key needs to put, get and list.`
@@ -36,6 +47,48 @@ const mirrorExample = `  kedge mirror --root /srv/backup s3://bucket/backup
   kedge mirror --pull --root /srv/backup s3://bucket/backup
   kedge mirror -d /srv/backup/build --endpoint https://s3.example.org s3://bucket/build`
 
+// mirrorOptions are those of one run of mirror.
+type mirrorOptions struct {
+	root, key         string
+	pull, unsafe      bool
+	workers           int
+	bwlimit, partSize sizeValue
+}
+
+func (o *mirrorOptions) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.root, "root", "", "mirror every repository in the directory `ROOT`")
+	f.BoolVar(&o.pull, "pull", false, "bring back what was mirrored")
+	f.StringVar(&o.key, "mirror-key", "", "sign manifests with the key in `FILE`, made by the first run (default: ROOT/.kedge/state/mirror_key)")
+	f.IntVar(&o.workers, "parallel", 4, "send `N` files, or parts of large ones, at once")
+	f.Var(&o.bwlimit, "bwlimit", "send at most `SIZE` a second")
+	f.Var(&o.partSize, "part-size", "send files of more than twice this `SIZE` in parts (default 16M)")
+	f.BoolVar(&o.unsafe, "unsafe-store", false, "mirror to a store that overwrites what is there, where two runs at once spoil each other")
+}
+
+// check refuses values that make no sense.
+func (o *mirrorOptions) check() error {
+	switch {
+	case o.workers < 1 || o.workers > 64:
+		return usagef("option --parallel: %d is not from 1 to 64", o.workers)
+	case o.partSize != 0 && (o.partSize < 5<<20 || o.partSize > 5<<30):
+		return usagef("option --part-size: S3 takes parts of 5 MiB to 5 GiB")
+	case o.pull && (o.bwlimit != 0 || o.partSize != 0 || o.unsafe || o.key != ""):
+		return usagef("--pull sends nothing: --bwlimit, --part-size, --unsafe-store and --mirror-key do not go with it")
+	}
+	return nil
+}
+
+// slowest is the speed below which a request counts as stuck: half of what is left to each if
+// all share the limit.
+func (o *mirrorOptions) slowest() int64 {
+	if o.bwlimit == 0 {
+		return 0
+	}
+	return max(1, min(slowestRequest, int64(o.bwlimit)/int64(2*o.workers)))
+}
+
+const slowestRequest = 16 << 10
+
 func (a *app) mirrorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "mirror [--pull] [--root ROOT] s3://BUCKET/PREFIX",
@@ -44,11 +97,9 @@ func (a *app) mirrorCommand() *cobra.Command {
 		Example: mirrorExample,
 		Args:    cobra.ExactArgs(1),
 	}
-	root := cmd.Flags().String("root", "", "mirror every repository in the directory `ROOT`")
 	cmd.AddCommand(a.mirrorStatusCommand(), a.mirrorVerifyCommand())
-	pull := cmd.Flags().Bool("pull", false, "bring back what was mirrored")
-	key := cmd.Flags().String("mirror-key", "", "sign manifests with the key in `FILE`, made by the first run (default: ROOT/.kedge/state/mirror_key)")
-	workers := cmd.Flags().Int("parallel", 4, "send `N` files at once")
+	var o mirrorOptions
+	o.flags(cmd.Flags())
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		at, err := parseBucket(args[0])
 		if err != nil {
@@ -57,35 +108,18 @@ func (a *app) mirrorCommand() *cobra.Command {
 		if a.common.remote != "" {
 			return usagef("mirror reads a directory: -r does not go with it")
 		}
-		if *workers < 1 || *workers > 64 {
-			return usagef("option --parallel: %d is not from 1 to 64", *workers)
+		if err := o.check(); err != nil {
+			return err
 		}
 		s, err := a.objects(at)
 		if err != nil {
 			return err
 		}
-		if *pull {
-			jobs, err := a.pullJobs(ctx, s, *root, at)
-			if err != nil {
-				return err
-			}
-			return a.pull(ctx, s, jobs, *workers)
+		s.Slowest = o.slowest()
+		if o.pull {
+			return a.pull(ctx, s, at, o)
 		}
-		jobs, err := a.mirrorJobs(*root, at)
-		if err != nil {
-			return err
-		}
-		if *key == "" {
-			*key = filepath.Join(jobs[0].dir, "kedge", "mirror_key")
-			if *root != "" {
-				*key = filepath.Join(*root, ".kedge", "state", "mirror_key")
-			}
-		}
-		sign, err := a.mirrorKey(*key)
-		if err != nil {
-			return err
-		}
-		return a.mirror(ctx, s, jobs, *workers, sign)
+		return a.mirror(ctx, s, at, o)
 	})
 }
 
@@ -140,9 +174,29 @@ func (a *app) mirrorJobs(root string, at bucketAt) ([]mirrorJob, error) {
 
 // mirror does the jobs one after the other. One that fails does not keep the others from
 // being done.
-func (a *app) mirror(ctx context.Context, s s3sync.Objects, jobs []mirrorJob, workers int, sign func([]byte) ([]byte, error)) error {
+func (a *app) mirror(ctx context.Context, s s3sync.Objects, at bucketAt, o mirrorOptions) error {
+	jobs, err := a.mirrorJobs(o.root, at)
+	if err != nil {
+		return err
+	}
+	state, keys := "", filepath.Join(jobs[0].dir, "kedge")
+	if o.root != "" {
+		state = filepath.Join(o.root, ownDir, "state")
+		keys = state
+	}
+	sign, err := a.mirrorKey(cmp.Or(o.key, filepath.Join(keys, "mirror_key")))
+	if err != nil {
+		return err
+	}
 	if err := a.doc.begin(a, "mirror"); err != nil {
 		return err
+	}
+	where, err := a.s3Options(at)
+	if err != nil {
+		return err
+	}
+	if o.root != "" {
+		jobs = append(jobs, mirrorJob{filepath.Join(o.root, ownDir), bucketAt{at.bucket, at.prefix + ownDir + "/"}})
 	}
 	return a.each(ctx, jobs, func(j mirrorJob) error {
 		start := a.now()
@@ -150,12 +204,26 @@ func (a *app) mirror(ctx context.Context, s s3sync.Objects, jobs []mirrorJob, wo
 		if err != nil {
 			return err
 		}
-		r, err := b.Mirror(ctx, s3sync.MirrorOptions{
-			FS: a.FS, Dir: j.dir, Workers: workers, Now: a.now, Progress: a.mirrorProgress, Sign: sign,
-		})
+		options := s3sync.MirrorOptions{
+			FS: a.FS, Dir: j.dir, Workers: o.workers, Now: a.now, Progress: a.mirrorProgress, Sign: sign,
+			StateDir: state, Store: where.Endpoint + " " + at.bucket, PartSize: int64(o.partSize),
+			BytesPerSecond: int64(o.bwlimit), Unsafe: o.unsafe,
+		}
+		var r s3sync.MirrorResult
+		if filepath.Base(j.dir) == ownDir {
+			r, err = a.mirrorOwn(ctx, b, j.dir, options)
+		} else {
+			r, err = b.Mirror(ctx, options)
+		}
 		a.ui.done()
+		if errors.As(err, new(*s3sync.UnsafeStoreError)) {
+			err = withHint(&codedError{exitRefused, err}, "if only one run at a time can happen there, --unsafe-store mirrors to it all the same")
+		}
 		if err != nil {
 			return fmt.Errorf("%s to %s: %w", quote(j.dir), escape(j.to.String()), err)
+		}
+		if r.Generation == 0 { // a server without anything of its own
+			return nil
 		}
 		return a.mirrored(j, r, a.now().Sub(start))
 	})
@@ -184,83 +252,6 @@ func (a *app) each(ctx context.Context, jobs []mirrorJob, do func(j mirrorJob) e
 		return fmt.Errorf("%d of %d repositories failed: %w", failed, len(jobs), first)
 	}
 	return first
-}
-
-// pullJobs lists what is to be brought back.
-func (a *app) pullJobs(ctx context.Context, s s3sync.Objects, root string, at bucketAt) ([]mirrorJob, error) {
-	if root == "" {
-		dir, err := a.home()
-		return []mirrorJob{{dir, at}}, err
-	}
-	names, err := s3sync.Names(ctx, s, at.prefix)
-	if err == nil && len(names) == 0 {
-		err = &repo.NotFoundError{What: "repository", Name: at.String()}
-	}
-	var jobs []mirrorJob
-	for _, name := range names {
-		if name != filepath.Base(name) || name == "." || name == ".." {
-			return nil, fmt.Errorf("%s: a repository is called %s", escape(at.String()), quote(name))
-		}
-		jobs = append(jobs, mirrorJob{filepath.Join(root, name), bucketAt{at.bucket, at.prefix + name + "/"}})
-	}
-	return jobs, err
-}
-
-// pull brings repositories back.
-func (a *app) pull(ctx context.Context, s s3sync.Objects, jobs []mirrorJob, workers int) error {
-	if err := a.doc.begin(a, "mirror"); err != nil {
-		return err
-	}
-	return a.each(ctx, jobs, func(j mirrorJob) error {
-		start := a.now()
-		b, err := a.bucket(s, j.to)
-		if err != nil {
-			return err
-		}
-		g, err := b.Latest(ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", escape(j.to.String()), err)
-		}
-		for _, err := range g.Passed {
-			a.ui.line("warning: %s: %s", escape(j.to.String()), escapeText(err.Error()))
-		}
-		r, err := b.Pull(ctx, g, s3sync.PullOptions{FS: a.FS, Dir: j.dir, Workers: workers, Progress: a.pullProgress})
-		a.ui.done()
-		if err != nil {
-			return fmt.Errorf("%s to %s: %w", escape(j.to.String()), quote(j.dir), err)
-		}
-		return a.pulled(j, r, a.now().Sub(start))
-	})
-}
-
-// pulled tells what became of a job.
-func (a *app) pulled(j mirrorJob, r s3sync.PullResult, took time.Duration) error {
-	if a.common.json {
-		return a.doc.entry(a, pullResult{
-			Repository: nameJSON(j.dir), Mirror: j.to.String(), Generation: r.Generation, Files: r.Files,
-			FilesGot: r.Got, BytesGot: r.GotBytes, Seconds: took.Round(time.Millisecond).Seconds(),
-		})
-	}
-	a.ui.note("%s: generation %d, %s got in %s, %s", quote(j.dir), r.Generation,
-		formatSize(r.GotBytes), plural(int64(r.Got), "file"), formatSeconds(took))
-	return nil
-}
-
-// pullResult is a repository that was brought back, in JSON.
-type pullResult struct {
-	Repository jsonName `json:"repository"`
-	Mirror     string   `json:"mirror"`
-	Generation uint64   `json:"generation"`
-	Files      int      `json:"files"`
-	FilesGot   int      `json:"files_got"`
-	BytesGot   int64    `json:"bytes_got"`
-	Seconds    float64  `json:"seconds"`
-}
-
-func (a *app) pullProgress(r s3sync.PullResult) {
-	a.ui.progress(func() string {
-		return fmt.Sprintf("fetching: %s in %s", formatSize(r.GotBytes), plural(int64(r.Got), "file"))
-	})
 }
 
 // mirrored tells what became of a job.
@@ -295,6 +286,7 @@ type mirrorResult struct {
 
 func (a *app) mirrorProgress(r s3sync.MirrorResult) {
 	a.ui.progress(func() string {
-		return fmt.Sprintf("mirroring: %s sent in %s", formatSize(r.SentBytes), plural(int64(r.Sent), "file"))
+		return fmt.Sprintf("mirroring: %s of %s sent, %d of %s", formatSize(r.SentBytes), formatSize(r.TodoBytes),
+			r.Sent, plural(int64(r.Todo), "file"))
 	})
 }

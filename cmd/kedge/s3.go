@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"path/filepath"
 	"slices"
@@ -27,8 +29,8 @@ type store struct {
 }
 
 func (o *store) flags(f *pflag.FlagSet) {
-	f.StringVar(&o.endpoint, "endpoint", o.endpoint, "s3:// is at `URL` (default: $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL, Amazon)")
-	f.StringVar(&o.region, "region", o.region, "s3:// is in this `REGION` (default: $AWS_REGION)")
+	f.StringVar(&o.endpoint, "endpoint", o.endpoint, "s3:// is at `URL` (default: $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL, ~/.aws/config, Amazon)")
+	f.StringVar(&o.region, "region", o.region, "s3:// is in this `REGION` (default: $AWS_REGION, ~/.aws/config)")
 	f.StringVar(&o.trust, "trust", o.trust, "believe only manifests of a mirror that a key in `FILE` signed")
 	f.Uint64Var(&o.generation, "generation", o.generation, "read generation `N` of a mirror (default: the newest)")
 }
@@ -58,21 +60,54 @@ func parseBucket(s string) (b bucketAt, err error) {
 	return bucketAt{bucket, prefix}, nil
 }
 
-// objects reaches the object store of an address.
-func (a *app) objects(at bucketAt) (s3sync.Objects, error) {
-	o := s3sync.S3Options{Bucket: at.bucket, Endpoint: a.common.store.endpoint, Region: a.common.store.region}
-	for _, name := range []string{"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"} {
-		if o.Endpoint == "" {
-			o.Endpoint = a.Env(name)
+// first returns the first of the variables of the environment that is set.
+func (a *app) first(names ...string) string {
+	for _, name := range names {
+		if v := a.Env(name); v != "" {
+			return v
 		}
 	}
-	for _, name := range []string{"AWS_REGION", "AWS_DEFAULT_REGION"} {
-		if o.Region == "" {
-			o.Region = a.Env(name)
+	return ""
+}
+
+// s3Options finds out how to reach an address: by options, by the environment, by the config
+// file that AWS tools share.
+func (a *app) s3Options(at bucketAt) (s3sync.S3Options, error) {
+	profile := a.Env("AWS_PROFILE")
+	o := s3sync.S3Options{Bucket: at.bucket, Endpoint: a.common.store.endpoint, Region: a.common.store.region}
+	if o.Endpoint == "" {
+		o.Endpoint = a.first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+	}
+	if o.Region == "" {
+		o.Region = a.first("AWS_REGION", "AWS_DEFAULT_REGION")
+	}
+	file := a.Env("AWS_CONFIG_FILE")
+	if home := a.Env("HOME"); file == "" && home != "" {
+		file = filepath.Join(home, ".aws", "config")
+	}
+	if file != "" && (o.Endpoint == "" || o.Region == "") {
+		text, err := a.FS.ReadFile(file, 1<<20)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return o, err
 		}
+		shared := s3sync.ParseShared(text, cmp.Or(profile, "default"))
+		o.Endpoint, o.Region = cmp.Or(o.Endpoint, shared.Endpoint), cmp.Or(o.Region, shared.Region)
 	}
 	// Stores of others are rarely reached by a name for each bucket.
 	o.PathStyle = o.Endpoint != "" && !strings.Contains(o.Endpoint, ".amazonaws.com")
+	o.Credentials = s3sync.Credentials(s3sync.CredentialOptions{
+		Profile: profile, Metadata: a.Env("AWS_EC2_METADATA_SERVICE_ENDPOINT"),
+		NoRole: strings.EqualFold(a.Env("AWS_EC2_METADATA_DISABLED"), "true"),
+	})
+	return o, nil
+}
+
+// objects reaches the object store of an address.
+func (a *app) objects(at bucketAt) (*s3sync.Patient, error) {
+	o, err := a.s3Options(at)
+	if err != nil {
+		return nil, err
+	}
 	s, err := s3sync.NewS3(o)
 	if err != nil {
 		return nil, err

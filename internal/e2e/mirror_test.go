@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -80,6 +81,8 @@ func TestDisaster(t *testing.T) {
 		kedge(t, filepath.Join(root, name), "init")
 		saveAgain(t, filepath.Join(root, name), src)
 	}
+	write(t, filepath.Join(mkdir(t, root, ".kedge"), "authorized_keys"), []byte("# nobody yet\n"))
+	write(t, filepath.Join(root, ".kedge", "host_key"), []byte("a private key\n"))
 	g.run(t, "mirror", "--root", root, "s3://backup/p")
 	write(t, srcs[0]+"/late", []byte("late\n"))
 	saveAgain(t, filepath.Join(root, "alpha"), srcs[0])
@@ -112,6 +115,17 @@ func TestDisaster(t *testing.T) {
 	}
 
 	g.run(t, "mirror", "--pull", "--root", root, "s3://backup/p")
+	own := filepath.Join(root, ".kedge.restored")
+	keys, err := os.ReadFile(own + "/authorized_keys")
+	if list, lerr := os.ReadDir(own); err != nil || lerr != nil || len(list) != 1 || string(keys) != "# nobody yet\n" {
+		t.Errorf("the server's own: %v, %q, %v", list, keys, errors.Join(err, lerr))
+	}
+	if _, err := os.Lstat(filepath.Join(root, ".kedge", "authorized_keys")); err == nil {
+		t.Error("what was in the bucket lets people in without anyone having looked at it")
+	}
+	if r := command(t, nil, "grep", "-rilE", "private key", g.data); r.code != 1 {
+		t.Errorf("a private key is in the bucket: %s", r.out)
+	}
 	for i, name := range []string{"alpha", "beta"} {
 		repo := filepath.Join(root, name)
 		same(t, take(t, srcs[i]), restored(t, repo, srcs[i]))

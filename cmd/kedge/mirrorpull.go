@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/kedgebackup/kedge/repo"
+	"github.com/kedgebackup/kedge/s3sync"
+)
+
+// pullJobs lists what is to be brought back.
+func (a *app) pullJobs(ctx context.Context, s s3sync.Objects, root string, at bucketAt) ([]mirrorJob, error) {
+	if root == "" {
+		dir, err := a.home()
+		return []mirrorJob{{dir, at}}, err
+	}
+	names, err := s3sync.Names(ctx, s, at.prefix)
+	if err == nil && len(names) == 0 {
+		err = &repo.NotFoundError{What: "repository", Name: at.String()}
+	}
+	var jobs []mirrorJob
+	for _, name := range names {
+		if name != filepath.Base(name) || name == "." || name == ".." {
+			return nil, fmt.Errorf("%s: a repository is called %s", escape(at.String()), quote(name))
+		}
+		jobs = append(jobs, mirrorJob{filepath.Join(root, name), bucketAt{at.bucket, at.prefix + name + "/"}})
+	}
+	return jobs, err
+}
+
+// pull brings repositories back, and with --root what the server had of its own.
+func (a *app) pull(ctx context.Context, s s3sync.Objects, at bucketAt, o mirrorOptions) error {
+	jobs, err := a.pullJobs(ctx, s, o.root, at)
+	if err != nil {
+		return err
+	}
+	if err := a.doc.begin(a, "mirror"); err != nil {
+		return err
+	}
+	err = a.each(ctx, jobs, func(j mirrorJob) error {
+		start := a.now()
+		b, err := a.bucket(s, j.to)
+		if err != nil {
+			return err
+		}
+		g, err := b.Latest(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", escape(j.to.String()), err)
+		}
+		for _, err := range g.Passed {
+			a.ui.line("warning: %s: %s", escape(j.to.String()), escapeText(err.Error()))
+		}
+		r, err := b.Pull(ctx, g, s3sync.PullOptions{FS: a.FS, Dir: j.dir, Workers: o.workers, Progress: a.pullProgress})
+		a.ui.done()
+		if err != nil {
+			return fmt.Errorf("%s to %s: %w", escape(j.to.String()), quote(j.dir), err)
+		}
+		return a.pulled(j, r, a.now().Sub(start))
+	})
+	if o.root == "" || ctx.Err() != nil {
+		return err
+	}
+	if oerr := a.pullOwn(ctx, s, bucketAt{at.bucket, at.prefix + ownDir + "/"}, o.root+"/"+ownDir+".restored"); err == nil {
+		err = oerr
+	} else if oerr != nil {
+		a.ui.line("error: %s", escapeText(oerr.Error()))
+	}
+	return err
+}
+
+// pulled tells what became of a job.
+func (a *app) pulled(j mirrorJob, r s3sync.PullResult, took time.Duration) error {
+	if a.common.json {
+		return a.doc.entry(a, pullResult{
+			Repository: nameJSON(j.dir), Mirror: j.to.String(), Generation: r.Generation, Files: r.Files,
+			FilesGot: r.Got, BytesGot: r.GotBytes, Seconds: took.Round(time.Millisecond).Seconds(),
+		})
+	}
+	a.ui.note("%s: generation %d, %s got in %s, %s", quote(j.dir), r.Generation,
+		formatSize(r.GotBytes), plural(int64(r.Got), "file"), formatSeconds(took))
+	return nil
+}
+
+// pullResult is a repository that was brought back, in JSON.
+type pullResult struct {
+	Repository jsonName `json:"repository"`
+	Mirror     string   `json:"mirror"`
+	Generation uint64   `json:"generation"`
+	Files      int      `json:"files"`
+	FilesGot   int      `json:"files_got"`
+	BytesGot   int64    `json:"bytes_got"`
+	Seconds    float64  `json:"seconds"`
+}
+
+func (a *app) pullProgress(r s3sync.PullResult) {
+	a.ui.progress(func() string {
+		return fmt.Sprintf("fetching: %s in %s", formatSize(r.GotBytes), plural(int64(r.Got), "file"))
+	})
+}
+
+// ownDir is where a server has its own things below its root.
+const ownDir = ".kedge"
+
+// ownFiles are those that are mirrored. Others are secrets, or are made anew.
+var ownFiles = []string{"authorized_keys", "config", "kedge.toml"}
+
+// mirrorOwn mirrors what a server has of its own.
+func (a *app) mirrorOwn(ctx context.Context, b *s3sync.Bucket, dir string, o s3sync.MirrorOptions) (s3sync.MirrorResult, error) {
+	files := make(map[string][]byte)
+	for _, name := range ownFiles {
+		text, err := a.FS.ReadFile(filepath.Join(dir, name), s3sync.MaxText)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return s3sync.MirrorResult{}, err
+		}
+		files[name] = text
+	}
+	return b.MirrorTexts(ctx, files, o)
+}
+
+// pullOwn puts what the server had of its own where an administrator can look at it: whose
+// keys open a new server is not for a bucket to say.
+func (a *app) pullOwn(ctx context.Context, s s3sync.Objects, at bucketAt, dir string) error {
+	b, err := a.bucket(s, at)
+	if err != nil {
+		return err
+	}
+	g, err := b.Latest(ctx)
+	if errors.As(err, new(*repo.NotFoundError)) {
+		return nil
+	}
+	var files map[string][]byte
+	if err == nil {
+		files, err = b.PullTexts(ctx, g)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", escape(at.String()), err)
+	}
+	if len(files) == 0 {
+		return nil
+	}
+	if err := a.FS.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := a.FS.Replace(filepath.Join(dir, name), files[name], 0o600); err != nil {
+			return err
+		}
+	}
+	a.ui.line("the server's own files are in %s: look at them, and move what is right to %s", quote(dir),
+		quote(filepath.Join(filepath.Dir(dir), ownDir)))
+	return nil
+}
