@@ -52,6 +52,7 @@ type common struct {
 	wait       time.Duration
 	reach      reach
 	store      store
+	state      string // directory of what jobs remember, from the config file
 }
 
 // counter is an option that may be given several times.
@@ -185,7 +186,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.initCommand(), a.backupCommand(), a.indexCommand(), a.saveCommand(),
 		a.lsCommand(), a.catFileCommand(), a.restoreCommand(), a.fsckCommand(), a.mirrorCommand(),
-		a.pruneCommand(), a.pinCommand(), a.gcCommand(),
+		a.pruneCommand(), a.pinCommand(), a.gcCommand(), a.runCommand(), a.guardCommand(),
 		a.serverCommand(), a.serveCommand(), a.clientCommand(),
 		a.versionCommand(), a.completionCommand(), a.manCommand(), a.exitCodesTopic(),
 	)

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/kedgebackup/kedge/internal/job"
 	"github.com/kedgebackup/kedge/repo/save"
 )
 
@@ -36,7 +38,7 @@ func streamPath(s string) (string, error) {
 // commandStream returns the stream that CMD's output is.
 func (a *app) commandStream(treePath, command string) save.Stream {
 	return save.Stream{Path: treePath, Open: func(ctx context.Context) (io.ReadCloser, error) {
-		return startProducer(ctx, command, a.Stderr)
+		return startProducer(ctx, &job.Prepared{Command: command}, a.Stderr)
 	}}
 }
 
@@ -78,21 +80,25 @@ type producer struct {
 // Standard error is handed over as the file it is: through a pipe of ours, the
 // command would not be over before everything it left in the background (an ssh
 // master connection, say) has closed it.
-func startProducer(ctx context.Context, command string, stderr io.Writer) (*producer, error) {
+func startProducer(ctx context.Context, what *job.Prepared, stderr io.Writer) (*producer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("bash", "-o", "pipefail", "-c", command)
+	cmd := exec.Command("bash", "-o", "pipefail", "-c", what.Command)
 	cmd.Stderr = stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: what.As}
+	if len(what.Env) > 0 {
+		cmd.Env = append(os.Environ(), what.Env...)
+		cmd.Dir = "/"
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("command %s: %w", quote(command), err)
+		return nil, fmt.Errorf("command %s: %w", quote(what.Command), err)
 	}
-	p := &producer{command: command, cmd: cmd, out: out, grace: killAfter}
+	p := &producer{command: what.Command, cmd: cmd, out: out, grace: killAfter}
 	p.release = context.AfterFunc(ctx, func() { p.stop() })
 	return p, nil
 }

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kedgebackup/kedge/internal/job"
 )
 
 func TestProducer(t *testing.T) {
@@ -25,7 +27,7 @@ func TestProducer(t *testing.T) {
 		{"no-such-command-here", "", "exit status 127"},
 		{"echo out >&2; sleep 100 2>/dev/null >/dev/null &", "", ""}, // what it leaves behind is its own business
 	} {
-		p, err := startProducer(context.Background(), tt.command, nil)
+		p, err := startProducer(context.Background(), &job.Prepared{Command: tt.command}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +51,7 @@ func TestProducer(t *testing.T) {
 // it heeds SIGTERM or not.
 func TestProducerCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
-	p, err := startProducer(ctx, "sleep 1000 & echo $!; sleep 1000", nil)
+	p, err := startProducer(ctx, &job.Prepared{Command: "sleep 1000 & echo $!; sleep 1000"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +74,7 @@ func TestProducerCancel(t *testing.T) {
 
 // A stream that is closed before its end is stopped, and never a success.
 func TestProducerClosedEarly(t *testing.T) {
-	p, err := startProducer(context.Background(), "trap '' TERM PIPE; while :; do echo x; done 2>/dev/null", nil)
+	p, err := startProducer(context.Background(), &job.Prepared{Command: "trap '' TERM PIPE; while :; do echo x; done 2>/dev/null"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +91,7 @@ func TestProducerClosedEarly(t *testing.T) {
 func TestProducerCancelledBefore(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := startProducer(ctx, "echo x", nil); !errors.Is(err, context.Canceled) {
+	if _, err := startProducer(ctx, &job.Prepared{Command: "echo x"}, nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

@@ -1,0 +1,309 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kedgebackup/kedge/index"
+	"github.com/kedgebackup/kedge/internal/job"
+	"github.com/kedgebackup/kedge/repo/save"
+)
+
+const runHelp = `Run does a night's work of the jobs in the config file, all of them or those that are
+named: the hooks, the dumps of databases, the walk and the saves. Each part of a job is
+saved under a NAME of its own, and a part that fails does not keep the others from
+being saved.
+
+What a hook has stopped is started again, whatever happens to the run: the hooks resume
+and finally are run by a guardian process if the run is killed, and by --make-good, which
+the system runs at boot, if everything was.
+
+It prints one line for each job, or with --json all there is to say. The exit code is 0
+if everything was saved, 3 if files could not be read, and that of the worst failure
+otherwise.`
+
+const runExample = `  kedge run
+  kedge run etc databases
+  kedge --config ./kedge.toml run -v --now etc
+  kedge run --make-good`
+
+func (a *app) runCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "run [--now] [--make-good] [JOB]...",
+		Short:   "do the night's work that the config file says",
+		Long:    runHelp,
+		Example: runExample,
+	}
+	var file string
+	configFlag(cmd, &file)
+	now := cmd.Flags().Bool("now", false, "begin at once, without the job's jitter")
+	good := cmd.Flags().Bool("make-good", false, "only run what interrupted runs left undone")
+	return a.command(cmd, func(ctx context.Context, args []string) error {
+		c, err := a.loadConfig(file)
+		if err != nil {
+			return err
+		}
+		w := a.jobWorld(c.State)
+		if *good {
+			made, err := job.MakeGood(ctx, w)
+			for _, name := range made {
+				a.ui.line("%s: resume and finally were run", escape(name))
+			}
+			return err
+		}
+		jobs, err := c.Select(args)
+		if err != nil {
+			return usagef("%v", err)
+		}
+		if err := a.doc.begin(a, "run"); err != nil {
+			return err
+		}
+		worst := exitDone
+		for _, j := range jobs {
+			if *now {
+				j.Jitter = 0
+			}
+			code, err := a.runJob(ctx, w, &j)
+			if err != nil {
+				return err
+			}
+			if worst == exitDone || worst == exitPartial && code != exitDone {
+				worst = code
+			}
+		}
+		switch worst {
+		case exitDone:
+			return nil
+		case exitPartial:
+			return &partialError{"not everything could be read; the rest was saved"}
+		}
+		return &codedError{worst, errors.New("not every job was done; what was saved is safe")}
+	})
+}
+
+// configFlag adds --config.
+func configFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVar(file, "config", "", "the config is `FILE` (default: $KEDGE_CONFIG, /etc/kedge/kedge.toml, ~/.config/kedge/kedge.toml)")
+}
+
+// configFile returns the config file that is meant.
+func (a *app) configFile(file string) string {
+	if file != "" {
+		return file
+	}
+	if file := a.Env("KEDGE_CONFIG"); file != "" {
+		return file
+	}
+	const system = "/etc/kedge/kedge.toml"
+	if _, err := a.FS.Lstat(system); err == nil {
+		return system
+	}
+	base := a.Env("XDG_CONFIG_HOME")
+	if base == "" && a.Env("HOME") != "" {
+		base = filepath.Join(a.Env("HOME"), ".config")
+	}
+	if base != "" {
+		if own := filepath.Join(base, "kedge", "kedge.toml"); a.exists(own) {
+			return own
+		}
+	}
+	return system
+}
+
+func (a *app) exists(file string) bool {
+	_, err := a.FS.Lstat(file)
+	return err == nil
+}
+
+// loadConfig reads the config file.
+func (a *app) loadConfig(file string) (*job.Config, error) {
+	file = a.configFile(file)
+	c, err := job.Load(a.FS, file)
+	if err != nil {
+		var bad *job.ConfigError
+		if errors.As(err, &bad) {
+			return nil, withHint(&codedError{exitUsage, err}, "'kedge config check' says all that is wrong")
+		}
+		return nil, withHint(&codedError{exitUsage, err}, "'kedge config init' prints a config file for this host")
+	}
+	return c, nil
+}
+
+// jobWorld is what runs of jobs need of this program.
+func (a *app) jobWorld(state string) *job.World {
+	a.common.state = state
+	self, err := os.Executable()
+	if err != nil {
+		self = "kedge"
+	}
+	errFile, ok := a.Stderr.(*os.File)
+	if !ok {
+		errFile = os.Stderr
+	}
+	return &job.World{
+		FS: a.FS, Stderr: errFile, Env: os.Environ(), Self: []string{self, "guard"}, State: state, Now: a.now,
+		Save: a.savePart, ExitCode: exitCode,
+		Log: func(format string, args ...any) {
+			if a.common.verbose > 0 {
+				a.ui.line("%s", escapeText(fmt.Sprintf(format, args...)))
+			}
+		},
+	}
+}
+
+// runJob runs one job and tells of it. Its failure is in the exit code alone: the other jobs
+// go on.
+func (a *app) runJob(ctx context.Context, w *job.World, j *job.Job) (int, error) {
+	plans, err := j.Plans(hostname())
+	if err != nil {
+		return exitUsage, usagef("job %s: %v", j.Job, err)
+	}
+	rep, err := job.Run(ctx, w, j, plans)
+	a.ui.done()
+	if err != nil {
+		a.ui.line("%s: %s", escape(j.Job), escapeText(err.Error()))
+	}
+	if nerr := job.Tell(ctx, w, j, &rep); nerr != nil {
+		a.ui.line("%s: %s", escape(j.Job), escapeText(nerr.Error()))
+	}
+	if a.common.json {
+		return rep.Exit, a.doc.entry(a, rep)
+	}
+	if a.common.quiet && rep.Exit == exitDone {
+		return rep.Exit, ctx.Err()
+	}
+	return rep.Exit, errors.Join(a.print([]byte(reportLine(&rep)+"\n")), ctx.Err())
+}
+
+// reportLine sums a run up.
+func reportLine(r *job.Report) string {
+	var files, read, stored, unreadable int64
+	var failed []string
+	for _, p := range r.Parts {
+		files += p.Files
+		read += p.BytesRead
+		stored += p.Stored
+		unreadable += p.Unreadable
+		if p.Exit != exitDone && p.Exit != exitPartial {
+			failed = append(failed, p.Name)
+		}
+	}
+	s := fmt.Sprintf("%s: exit %d, %s, %s, %s read, %s stored, %s", escape(r.Job), r.Exit, plural(int64(len(r.Parts)), "save"),
+		plural(files, "file"), formatSize(read), formatSize(stored), formatSeconds(time.Duration(r.Seconds*float64(time.Second))))
+	if unreadable > 0 {
+		s += ", " + plural(unreadable, "path") + " unreadable"
+	}
+	if len(failed) > 0 {
+		s += ", not saved: " + escapeText(strings.Join(failed, " "))
+	}
+	return s
+}
+
+// savePart walks and saves one part of a job.
+func (a *app) savePart(ctx context.Context, j *job.Job, p *job.Plan) (job.Saved, error) {
+	if err := a.reachJob(j); err != nil {
+		return job.Saved{}, err
+	}
+	file := filepath.Join(a.common.dir, "index")
+	s := saving{name: p.Name, graft: p.Scope.Graft, level: -1, indexFile: file}
+	if j.BWLimit != "" {
+		if err := s.bwlimit.Set(j.BWLimit); err != nil {
+			return job.Saved{}, usagef("job %s: bwlimit: %v", j.Job, err)
+		}
+	}
+	o, err := a.saveOptions(s, p.Paths)
+	if err != nil {
+		return job.Saved{}, err
+	}
+	for i := range p.Streams {
+		o.Streams = append(o.Streams, a.jobStream(&p.Streams[i]))
+	}
+	r, err := a.openOrCreate(ctx, newRepo{})
+	if err != nil {
+		return job.Saved{}, err
+	}
+	defer a.closeRepo(r)
+	var seen index.Result
+	if len(p.Paths) > 0 {
+		w := walk{oneFileSystem: p.Scope.OneFileSystem, exclude: excludes{
+			paths: p.Scope.Exclude, rx: p.Scope.ExcludeRx, globs: p.Scope.ExcludeGlob, ifPresent: p.Scope.ExcludeIfPresent,
+			caches: p.Scope.ExcludeCaches,
+		}}
+		if p.Scope.ExcludeFrom != "" {
+			w.exclude.pathsFrom = []string{p.Scope.ExcludeFrom}
+		}
+		if seen, err = a.update(ctx, w, file, p.Paths, nil); err != nil {
+			return job.Saved{}, err
+		}
+	}
+	res, err := a.save(ctx, r, o, file, false)
+	if err != nil {
+		return job.Saved{}, err
+	}
+	saved := job.Saved{Commit: res.Commit.String(), Files: res.Files, Bytes: res.Bytes, BytesRead: res.BytesRead, BytesNew: res.BytesNew,
+		Stored: res.BytesStored, Unreadable: res.Unreadable}
+	return saved, errors.Join(saveOutcome(res), unreadable(int64(seen.Errors)))
+}
+
+// reachJob makes the repository of a job that of this run, and keeps its index apart: an index
+// is locked while it is used, and jobs may run at the same time.
+func (a *app) reachJob(j *job.Job) error {
+	dir := filepath.Join(a.common.state, "jobs", j.Job)
+	if err := a.FS.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	a.common.dir, a.common.remote = dir, j.Repository
+	a.common.reach.ssh, a.common.reach.knownHosts, a.common.reach.keys = j.SSH, j.KnownHosts, nil
+	if j.SSHKey != "" {
+		a.common.reach.keys = []string{j.SSHKey}
+	}
+	a.common.store.endpoint, a.common.store.region = j.Endpoint, j.Region
+	return nil
+}
+
+// jobStream returns a stream of a job as the save takes it.
+func (a *app) jobStream(s *job.Stream) save.Stream {
+	return save.Stream{Path: s.Path, Open: func(ctx context.Context) (io.ReadCloser, error) {
+		what, err := s.Prepare(a.FS, a.common.state, false)
+		if err != nil {
+			return nil, err
+		}
+		p, err := startProducer(ctx, what, a.Stderr)
+		if err != nil {
+			what.Close()
+			return nil, err
+		}
+		return &dump{p, what}, nil
+	}}
+}
+
+// dump is a producer whose secret is removed at its end.
+type dump struct {
+	*producer
+	what *job.Prepared
+}
+
+// Close waits for the command.
+func (d *dump) Close() error {
+	defer d.what.Close()
+	return d.producer.Close()
+}
+
+// guardCommand is the guardian, which job.Run starts.
+func (a *app) guardCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "guard --state DIR JOB", Hidden: true, Args: cobra.ExactArgs(1)}
+	state := cmd.Flags().String("state", job.DefaultState, "what is remembered is in `DIR`")
+	return a.command(cmd, func(ctx context.Context, args []string) error {
+		a.common.verbose = 1
+		// What ends the run is not what ends the guardian: a terminal's ^C, a unit's stop.
+		return job.Guard(context.WithoutCancel(ctx), a.jobWorld(*state), args[0], a.Stdin)
+	})
+}
