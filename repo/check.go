@@ -134,7 +134,7 @@ func Check(ctx context.Context, p *Packs, o CheckOptions, report func(Finding)) 
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
-	c := &checker{p: p, ctx: ctx, o: o, report: report, lost: make(map[pack.ID]badness)}
+	c := &checker{p: p, ctx: ctx, o: o, report: report, lost: make(map[pack.ID]*badness)}
 	if err := p.refresh(ctx); err != nil {
 		return c.result, err
 	}
@@ -152,15 +152,18 @@ type checker struct {
 	mu      sync.Mutex
 	report  func(Finding)
 	result  CheckResult
-	lost    map[pack.ID]badness // objects that are damaged, missing or nonsense
-	unnamed int64               // more of them than there is room for
+	lost    map[pack.ID]*badness // objects that are damaged, missing or nonsense
+	unnamed int64                // more of them than there is room for
 }
 
-// badness is what is wrong with an object.
+// badness is what is wrong with an object. It is shared by those of which the same is
+// wrong, as is by all that are missing.
 type badness struct {
 	kind FindingKind
 	what string
 }
+
+var isMissing = &badness{Missing, "is missing"}
 
 // tip is where a check begins.
 type tip struct {
@@ -170,7 +173,7 @@ type tip struct {
 }
 
 // maxBad is how many damaged objects are traced to paths.
-const maxBad = 1 << 20
+const maxBad = 1 << 18
 
 func (c *checker) run() error {
 	if len(c.o.Names) > 0 {
@@ -297,7 +300,10 @@ func (c *checker) noteBad(kind FindingKind, id pack.ID, what string) bool {
 		c.unnamed++
 		return true
 	}
-	c.lost[id] = badness{kind, what}
+	c.lost[id] = isMissing
+	if kind != Missing {
+		c.lost[id] = &badness{kind, what}
+	}
 	return true
 }
 
@@ -313,7 +319,7 @@ func (c *checker) isBad(id pack.ID) bool {
 func (c *checker) badObject(kind FindingKind, id pack.ID, ref string, err error) {
 	what := err.Error()
 	if kind == Missing {
-		what = "is missing"
+		what = isMissing.what
 	}
 	if c.noteBad(kind, id, what) {
 		c.find(Finding{Kind: kind, Object: id, Ref: ref, Reason: what})

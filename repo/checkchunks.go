@@ -2,6 +2,7 @@ package repo
 
 import (
 	"errors"
+	"sync"
 
 	"github.com/kedgebackup/kedge/pack"
 )
@@ -9,10 +10,7 @@ import (
 // file looks at the trees of chunks of a file.
 func (w *walker) file(id pack.ID) error {
 	_, err := w.total(chunkRef{id: id, tree: true}, nil, 0)
-	if damaged(err) {
-		w.badObject(BadTree, id, "", err)
-		return nil
-	} else if err == errUnknown {
+	if err == errUnknown {
 		return nil
 	}
 	return err
@@ -22,20 +20,66 @@ func (w *walker) file(id pack.ID) error {
 // reported, or sizes are not known yet.
 var errUnknown = errors.New("size is not known")
 
+// totals holds the numbers of bytes below trees of chunks, by their numbers in the
+// census and, of others, by their ids; -1 if that cannot be told.
+type totals struct {
+	mu    sync.Mutex
+	byNum map[int]int64
+	byID  map[pack.ID]int64
+}
+
+func (t *totals) get(num int, id pack.ID) (total int64, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if num >= 0 {
+		total, known = t.byNum[num]
+	} else {
+		total, known = t.byID[id]
+	}
+	return total, known
+}
+
+func (t *totals) set(num int, id pack.ID, total int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if num >= 0 {
+		t.byNum[num] = total
+	} else {
+		t.byID[id] = total
+	}
+}
+
 // total returns the number of bytes below a tree of chunks, and compares the
 // sizes of all chunks below with the names of the trees. Refs are its entries, if
-// they are at hand. Each tree is looked at once.
+// they are at hand. Each tree is looked at once, whatever comes of it: a few of them
+// can be laid out so that there are more ways through them than anybody can go.
 func (w *walker) total(at chunkRef, refs []chunkRef, depth int) (int64, error) {
 	num, err := w.number(at.id, true)
 	if err != nil {
 		return 0, err
 	}
-	w.mu.Lock()
-	total, known := w.totals[num]
-	w.mu.Unlock()
-	if known && num >= 0 {
-		return total, nil
+	total, known := w.totals.get(num, at.id)
+	if !known {
+		total, err = w.measure(at, refs, depth)
+		if damaged(err) {
+			w.badObject(BadTree, at.id, "", err)
+			err = errUnknown
+		}
+		if err == errUnknown {
+			total = -1
+		} else if err != nil {
+			return 0, err
+		}
+		w.totals.set(num, at.id, total)
 	}
+	if total < 0 {
+		return 0, errUnknown
+	}
+	return total, nil
+}
+
+// measure is total for a tree that was not looked at.
+func (w *walker) measure(at chunkRef, refs []chunkRef, depth int) (total int64, err error) {
 	if depth == maxChunkDepth {
 		return 0, corruptTree(at.id, "trees of chunks nested deeper than %d", maxChunkDepth)
 	}
@@ -53,6 +97,7 @@ func (w *walker) total(at chunkRef, refs []chunkRef, depth int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	w.share(refs, below, depth)
 	for i, ref := range refs {
 		size, err := w.sizeOf(ref, below[i], depth)
 		if err == errUnknown {
@@ -72,12 +117,29 @@ func (w *walker) total(at chunkRef, refs []chunkRef, depth int) (int64, error) {
 	if total < 0 {
 		return 0, errUnknown
 	}
-	if num >= 0 {
-		w.mu.Lock()
-		w.totals[num] = total
-		w.mu.Unlock()
-	}
 	return total, nil
+}
+
+// share has the trees of a tree of chunks looked at by workers that have nothing else
+// to do: of one large file all could be. What they find stands in totals; what goes
+// wrong comes up once more when it is that tree's turn.
+func (w *walker) share(refs []chunkRef, below [][]chunkRef, depth int) {
+	var wg sync.WaitGroup
+	for i, ref := range refs {
+		if below[i] == nil {
+			continue
+		}
+		select {
+		case w.spare <- struct{}{}:
+			wg.Go(func() {
+				_, _ = w.sizeOf(ref, below[i], depth)
+				<-w.spare
+			})
+		default:
+			_, _ = w.sizeOf(ref, below[i], depth)
+		}
+	}
+	wg.Wait()
 }
 
 // sizeOf returns the size of a chunk, or of the chunks below a tree.
@@ -128,17 +190,14 @@ func (w *walker) below(refs []chunkRef) ([][]chunkRef, error) {
 	var ids []pack.ID
 	var place []int
 	for i, ref := range refs {
-		if !ref.tree {
+		if n := len(ids); !ref.tree || n > 0 && ids[n-1] == ref.id { // over and over: when its turn comes it is known
 			continue
 		}
 		num, err := w.number(ref.id, true)
 		if err != nil {
 			return nil, err
 		}
-		w.mu.Lock()
-		_, known := w.totals[num]
-		w.mu.Unlock()
-		if num >= 0 && !known && !w.bad.has(num) {
+		if _, known := w.totals.get(num, ref.id); num >= 0 && !known && !w.bad.has(num) {
 			ids, place = append(ids, ref.id), append(place, i)
 		}
 	}

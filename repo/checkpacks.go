@@ -303,12 +303,16 @@ func (l *packLister) check(part *partBuffer) {
 	}
 }
 
-// cut gives the objects of a part to the workers, some megabytes at a time.
+// checkRange is how many bytes of a pack a worker reads at a time, about: as many as
+// the cache of a core still has when they are inflated.
+const checkRange = 256 << 10
+
+// cut gives the objects of a part to the workers, some at a time.
 func (cp *countedPack) cut(part *partBuffer, only bitmap, run func(func(*checkWorker) error)) {
 	recs := part.recs
 	for len(recs) > 0 {
 		n, any := 0, false
-		for n < len(recs) && (n == 0 || recs[n].off-recs[0].off < rangeLimit) {
+		for n < len(recs) && (n == 0 || recs[n].off-recs[0].off < checkRange) {
 			any = any || only == nil || only.has(cp.base+int(recs[n].num))
 			n++
 		}

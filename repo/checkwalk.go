@@ -61,15 +61,18 @@ type walker struct {
 	*checker
 	sizes bool // types and sizes of blobs are known
 	queue treeQueue
+	spare chan struct{} // holds one for each worker beside those that take from the queue
 
 	mu     sync.Mutex
-	totals map[int]int64 // bytes of a file below a tree of chunks, by its number
-	extra  map[pack.ID]bool
+	totals totals
+	extra  map[pack.ID]struct{}
 }
 
 // walk looks at all that the tips reach. Sizes are compared only if they are known.
 func (c *checker) walk(sizes bool) error {
-	w := &walker{checker: c, sizes: sizes, totals: make(map[int]int64), extra: make(map[pack.ID]bool)}
+	w := &walker{checker: c, sizes: sizes, extra: make(map[pack.ID]struct{}),
+		totals: totals{byNum: make(map[int]int64), byID: make(map[pack.ID]int64)},
+		spare:  make(chan struct{}, c.o.Workers-1)}
 	w.queue.more.L = &w.queue.mu
 	if err := w.commits(); err != nil {
 		return err
@@ -104,10 +107,10 @@ func (w *walker) reach(id pack.ID, tree bool, ref string) (num int, news bool, e
 	// It is in no pack of the census, or damaged there: it may be loose, or in
 	// another pack, or in one that was published since.
 	w.mu.Lock()
-	news = !w.extra[id]
-	w.extra[id] = true
+	_, known := w.extra[id]
+	w.extra[id] = struct{}{}
 	w.mu.Unlock()
-	if !news {
+	if known {
 		return num, false, nil
 	}
 	err = w.p.Get(w.ctx, []pack.ID{id}, func(int, pack.Type, []byte) error { return nil })
