@@ -30,7 +30,7 @@ func commands(t *testing.T) []*cobra.Command {
 	t.Helper()
 	var list []*cobra.Command
 	for _, c := range testApp("kedge").root().Commands() {
-		if c.Runnable() {
+		if c.Runnable() && !c.Hidden {
 			list = append(list, c)
 		}
 	}

@@ -17,14 +17,14 @@ import (
 	"github.com/kedgebackup/kedge/repo/save"
 )
 
-const runHelp = `Run does a night's work of the jobs in the config file, all of them or those that are
-named: the hooks, the dumps of databases, the walk and the saves. Each part of a job is
-saved under a NAME of its own, and a part that fails does not keep the others from
-being saved.
+const runHelp = `Run does a night's work of the jobs in the config file, all of them or those that
+are named: the hooks, the dumps of databases, the walk and the saves. Each part of a
+job is saved under a NAME of its own, and a part that fails does not keep the others
+from being saved.
 
-What a hook has stopped is started again, whatever happens to the run: the hooks resume
-and finally are run by a guardian process if the run is killed, and by --make-good, which
-the system runs at boot, if everything was.
+What a hook has stopped is started again, whatever happens to the run: the hooks
+resume and finally are run by a guardian process if the run is killed, and by
+--make-good, which the system runs at boot, if everything was.
 
 It prints one line for each job, or with --json all there is to say. The exit code is 0
 if everything was saved, 3 if files could not be read, and that of the worst failure
