@@ -11,6 +11,7 @@
 //	                                  each version that a manifest names
 //	manifests/<16 hex digits>         generation n, as 2^64-1-n, so that the newest is the
 //	                                  first key of a listing
+//	RESTORE.txt                       how to get the data back with stock tools
 //	bases/<16 hex digits>             a second copy of each manifest that lists everything
 //	probe                             written by the first run, to see whether it can be
 //	                                  written twice

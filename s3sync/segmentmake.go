@@ -53,8 +53,17 @@ type oldSegment struct {
 	stale bool // it has packs that are gone
 }
 
-// segments adds the segments of this generation: those of the last one, and what is new.
+// segments adds what the bucket has beyond the files of the repository: how to do without
+// kedge, and segments.
 func (m *mirror) segments(ctx context.Context) error {
+	if err := m.sendRestoreText(ctx); err != nil {
+		return err
+	}
+	return m.makeSegments(ctx)
+}
+
+// makeSegments adds the segments of this generation: those of the last one, and what is new.
+func (m *mirror) makeSegments(ctx context.Context) error {
 	packs := make(map[pack.ID]int64) // sizes
 	for _, f := range m.files {
 		name, ok := strings.CutSuffix(path.Base(f.Name), ".pack")

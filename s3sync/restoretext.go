@@ -1,0 +1,34 @@
+package s3sync
+
+import (
+	"context"
+	_ "embed" // RESTORE.txt
+	"strings"
+)
+
+// RestoreText says how to get the data back with stock tools. It stands in the bucket beside
+// what it speaks of, where somebody finds it who has nothing else; a test does what it says.
+//
+//go:embed RESTORE.txt
+var RestoreText string
+
+// nameRestoreText is its name. A text that another version of kedge sends has a key of its
+// own, as any file that changes.
+const nameRestoreText = "RESTORE.txt"
+
+// sendRestoreText adds the text. The manifest names it, so that a prune leaves it alone.
+func (m *mirror) sendRestoreText(ctx context.Context) error {
+	sum := SumOf([]byte(RestoreText))
+	if m.last != nil {
+		if f, ok := m.last.File(nameRestoreText); ok && f.SHA256 == sum {
+			m.add(f)
+			return nil
+		}
+	}
+	m.mu.Lock()
+	m.result.Todo++
+	m.result.TodoBytes += int64(len(RestoreText))
+	m.mu.Unlock()
+	b := Body{ReaderAt: strings.NewReader(RestoreText), Size: int64(len(RestoreText)), SHA256: sum}
+	return m.send(ctx, nameRestoreText, nameRestoreText, b, nil)
+}
