@@ -278,3 +278,50 @@ func TestSelectionManyLoose(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSelectionRewritten takes the packs away while a walk goes on: whoever repacks does so.
+// It fails by name, and never takes an object for one that is missing.
+func TestSelectionRewritten(t *testing.T) {
+	ctx := context.Background()
+	var ids []pack.ID
+	r, _ := selected(t, func(dir string, s repotest.Save) {
+		ids = s.IDs()
+		w, err := repo.OpenDir(ctx, dir, repo.DirOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		for i := range 70 { // two packs each: more than are kept open
+			s := repotest.NewSave(fmt.Sprint(i), 2)
+			if err := repotest.Store(ctx, w, s); err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, s.IDs()...)
+		}
+	})
+	s, err := r.NewSelection(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := filepath.Glob(r.Path() + "/objects/pack/*")
+	if err != nil || len(list) < 280 {
+		t.Fatal(len(list), err)
+	}
+	for _, name := range list {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	busy := 0
+	for _, id := range ids {
+		_, err := s.Put(ctx, id, 1)
+		if errors.As(err, new(*repo.BusyError)) {
+			busy++
+		} else if err != nil {
+			t.Fatalf("%v: %v", id, err)
+		}
+	}
+	if busy == 0 {
+		t.Error("all were found")
+	}
+}

@@ -15,9 +15,9 @@
 //
 // A connection may open one channel of the type "session" and on it run one command,
 // by an exec request whose text access.ParseRequest knows. Everything else is answered
-// with a refusal: other channels, a second one, shell, pty-req, subsystem, env, forwarding
-// of agents, X11, ports and sockets, and all global requests but that for proof of a key
-// of the host (see below). A connection in which more
+// with a refusal: other channels, a second one, shell, pty-req, subsystem, forwarding of
+// agents, X11, ports and sockets, env but for GIT_PROTOCOL=version=1, and all global
+// requests but that for proof of a key of the host (see below). A connection in which more
 // than 1,000 of these are sent, or 100 channels opened, is cut.
 //
 // # The key of the host

@@ -1,6 +1,7 @@
 package upload
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/pktline"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 
@@ -402,5 +404,79 @@ func TestPackp(t *testing.T) {
 		}
 		git(t, "-C", to, "update-ref", "refs/heads/main", refs.Head.String())
 		clean(t, to)
+	}
+}
+
+// TestCounting counts for so long that the client is told.
+func TestCounting(t *testing.T) {
+	dir, _ := newRepo(t, "refs/heads/main", "a")
+	r, err := repo.OpenDir(context.Background(), dir, repo.DirOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for _, quiet := range []bool{false, true} {
+		var out bytes.Buffer
+		w := bufio.NewWriter(&out)
+		s := &session{r: r, w: w, out: pktline.NewEncoder(w), features: features{sideBand: true, quiet: quiet}}
+		s.band = newBand(s.out)
+		if s.sel, err = r.NewSelection(context.Background(), nil); err != nil {
+			t.Fatal(err)
+		}
+		count := s.counting(time.Now().Add(-10 * time.Second))
+		for range 2 { // the second time nothing is due
+			if err := count(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := "0019\x02Counting objects: 0\r"
+		if quiet {
+			want = "0005\x01"
+		}
+		if out.String() != want {
+			t.Errorf("quiet %v: %q, not %q", quiet, out.String(), want)
+		}
+	}
+}
+
+// failing takes some writes, and no more after the first that fails.
+type failing struct {
+	io.Reader
+	left int
+	err  error
+}
+
+func (f *failing) Write(p []byte) (int, error) {
+	if f.left--; f.left < 0 {
+		return len(p) / 2, f.err
+	}
+	return len(p), nil
+}
+
+// TestWriteFaults fails at write k, until none fails.
+func TestWriteFaults(t *testing.T) {
+	dir := filepathOfLarge(t)
+	git(t, "-C", dir, "tag", "-a", "-m", "t", "t")
+	r, err := repo.OpenDir(context.Background(), dir, repo.DirOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	id := func(rev string) string { return strings.TrimSpace(git(t, "-C", dir, "rev-parse", rev)) }
+	for _, caps := range []string{"", " side-band-64k", " side-band-64k multi_ack_detailed", " side-band-64k multi_ack_detailed no-done include-tag"} {
+		request := line4("want "+id("main")+caps) + "0000" + line4("have "+id("main~2")) + "0000" + line4("done")
+		failed := errors.New("it is gone")
+		for k := 0; ; k++ {
+			err := Serve(context.Background(), &failing{strings.NewReader(request), k, failed}, r, Options{Protocol: "version=1"})
+			if err == nil {
+				if k < 50 { // five mebibytes
+					t.Errorf("%q: only %d writes", caps, k)
+				}
+				break
+			}
+			if !errors.Is(err, failed) {
+				t.Fatalf("%q: write %d: %v", caps, k, err)
+			}
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package upload
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,20 +22,81 @@ import (
 	"github.com/kedgebackup/kedge/repo/repotest"
 )
 
-// TestMain lets git start this program in place of git-upload-pack.
+// TestMain lets git start this program in place of git-upload-pack: it passes all on to the
+// test, or serves by itself if the test wants to know what that takes.
 func TestMain(m *testing.M) {
-	if os.Getenv("UPLOAD_TEST_SERVE") == "" {
-		os.Exit(m.Run())
-	}
-	err := serveStdio(os.Args[1])
-	if file := os.Getenv("UPLOAD_TEST_PEAK"); file != "" {
+	peak, socket := os.Getenv("UPLOAD_TEST_PEAK"), os.Getenv("UPLOAD_TEST_SOCKET")
+	var err error
+	switch {
+	case peak != "":
+		err = serveStdio(os.Args[1])
 		text, _ := os.ReadFile("/proc/self/status")
-		_ = os.WriteFile(file, text, 0o600)
+		_ = os.WriteFile(peak, text, 0o600)
+	case socket != "":
+		err = relay(socket, os.Args[1])
+	default:
+		os.Exit(m.Run())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "server:", err)
 		os.Exit(1)
 	}
+}
+
+// relay connects standard input and output with the test.
+func relay(socket, dir string) error {
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(c, "%s\x00%s\n", dir, os.Getenv("GIT_PROTOCOL")); err != nil {
+		return err
+	}
+	go func() {
+		_, _ = io.Copy(c, os.Stdin)
+		_ = c.(*net.UnixConn).CloseWrite()
+	}()
+	_, err = io.Copy(os.Stdout, c)
+	return err
+}
+
+// socket is where the relays of this process connect to.
+var socket = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "upload")
+	if err != nil {
+		return "", err
+	}
+	l, err := net.Listen("unix", dir+"/socket")
+	if err != nil {
+		return "", err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serveRelay(c)
+		}
+	}()
+	return dir + "/socket", nil
+})
+
+func serveRelay(c net.Conn) {
+	defer c.Close()
+	in := bufio.NewReader(c)
+	head, err := in.ReadString('\n')
+	if err != nil {
+		return
+	}
+	dir, protocol, _ := strings.Cut(strings.TrimSuffix(head, "\n"), "\x00")
+	ctx := context.Background()
+	r, err := repo.OpenDir(ctx, dir, repo.DirOptions{ReadOnly: true})
+	if err != nil {
+		return
+	}
+	defer r.Close()
+	_ = Serve(ctx, stdio{in, c}, r, Options{Protocol: protocol})
 }
 
 // stdio is standard input and output, without limits of time.
@@ -65,6 +128,10 @@ func tryGit(t testing.TB, env []string, args ...string) result {
 	if err != nil {
 		t.Fatal(err)
 	}
+	to, err := socket()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i, a := range args {
 		if a == "UPLOAD" {
 			args[i] = "--upload-pack=" + self
@@ -72,7 +139,7 @@ func tryGit(t testing.TB, env []string, args ...string) result {
 	}
 	cmd := exec.Command("git", args...)
 	cmd.Env = append([]string{
-		"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "LC_ALL=C", "UPLOAD_TEST_SERVE=1",
+		"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "LC_ALL=C", "UPLOAD_TEST_SOCKET=" + to,
 		"GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@b",
 		"GIT_AUTHOR_DATE=1700000000 +0000", "GIT_COMMITTER_DATE=1700000000 +0000", "GIT_ALLOW_PROTOCOL=file",
 	}, env...)
@@ -82,7 +149,8 @@ func tryGit(t testing.TB, env []string, args ...string) result {
 	if err != nil && cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
-	return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+	said := strings.ReplaceAll(errs.String(), "warning: GOCOVERDIR not set, no coverage data emitted\n", "")
+	return result{out.String(), said, cmd.ProcessState.ExitCode()}
 }
 
 // git is tryGit that must succeed.
