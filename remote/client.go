@@ -85,6 +85,9 @@ func (c *Client) Info() wire.Info { return c.info }
 // Config returns what the repository says of itself.
 func (c *Client) Config() repo.Config { return c.info.Config }
 
+// IsFar reports that a read costs a round trip; see repo.IsFar.
+func (c *Client) IsFar() bool { return true }
+
 // Commits calls fn for a commit and all that it reaches; see repo.CommitWalker.
 func (c *Client) Commits(ctx context.Context, tip pack.ID, fn func(id pack.ID, body []byte) error) error {
 	if w, ok := c.driver.(repo.CommitWalker); ok {

@@ -223,6 +223,26 @@ func TestFarSave(t *testing.T) {
 	})
 }
 
+// TestFarLargeFile: the trees of chunks of a large file are got ahead, so that reading it
+// takes few round trips although there are some hundred of them.
+func TestFarLargeFile(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		src := newSource(t, 0, 0)
+		src.write("big", noise(5, 40<<20))
+		c, _ := h.far(t, h.options())
+		_, err := src.save(c)
+		must(t, err)
+		must(t, c.Close())
+		c, _ = h.far(t, h.options())
+		n := trips(func() { src.restored(c) })
+		t.Logf("restore: %d round trips", n)
+		if n > 40 {
+			t.Errorf("the restore took %d round trips", n)
+		}
+		must(t, c.Close())
+	})
+}
+
 // TestFarGet: many objects are asked for at once, and one is one round trip.
 func TestFarGet(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {

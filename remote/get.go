@@ -67,45 +67,78 @@ func (f *frames) Get(ctx context.Context, ids []pack.ID, fn func(i int, t pack.T
 	if len(ids) > getFew {
 		return f.getMany(ctx, ids, fn)
 	}
-	if len(ids) == 1 {
-		return f.getOne(ctx, ids, fn)
-	}
-	g := &getting{f, ctx, ids, fn}
-	return g.few()
+	return f.getFew(ctx, ids, fn)
 }
 
-// few asks for all, and again for what there was no room for.
-func (g *getting) few() error {
-	for at := 0; at < len(g.ids); {
-		reply, err := g.f.ask(g.ctx, wire.Get, wire.IDs(g.ids[at:]).Append(nil))
+// getFew gets a few objects, as who walks from tree to tree does: some were got ahead, the
+// others are asked for. More is got ahead while they are awaited.
+func (f *frames) getFew(ctx context.Context, ids []pack.ID, fn func(i int, t pack.Type, body []byte) error) error {
+	held, expected := f.ahead.take(ids)
+	seen := sight{f: f, ctx: ctx, expected: expected, one: len(ids) == 1}
+	var rest []pack.ID
+	var place []int // of rest, in ids
+	for i, e := range held {
+		if e == nil {
+			rest, place = append(rest, ids[i]), append(place, i)
+		}
+	}
+	g := &getting{f, ctx, rest, func(i int, t pack.Type, body []byte) error {
+		seen.object(t, body)
+		return fn(place[i], t, body)
+	}}
+	if err := g.few(seen.start); err != nil {
+		return err
+	}
+	for i, e := range held {
+		if e == nil {
+			continue
+		}
+		if f.ahead.wait(ctx, e); ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		err := error(nil)
+		if e.t != 0 {
+			err = fn(i, e.t, e.body)
+		} else { // it did not come; why not is seen when it alone is asked for
+			alone := &getting{f, ctx, ids[i : i+1], func(_ int, t pack.Type, body []byte) error {
+				return fn(i, t, body)
+			}}
+			err = alone.few(nil)
+		}
 		if err != nil {
 			return err
 		}
-		n, err := g.decode(span{at: at, n: len(g.ids) - at}, reply)
+	}
+	seen.end()
+	return nil
+}
+
+// few asks for all, and again for what there was no room for. It calls sent when the
+// first request is on its way, or none is needed.
+func (g *getting) few(sent func()) error {
+	for at := 0; ; {
+		var reply future
+		var err error
+		if at < len(g.ids) {
+			reply, err = g.f.start(g.ctx, wire.Get, wire.IDs(g.ids[at:]).Append(nil))
+		}
+		if sent != nil {
+			sent()
+			sent = nil
+		}
+		if err != nil || at == len(g.ids) {
+			return err
+		}
+		body, err := reply.wait(g.ctx)
+		if err != nil {
+			return err
+		}
+		n, err := g.decode(span{at: at, n: len(g.ids) - at}, body)
 		if err != nil {
 			return err
 		}
 		at += n
 	}
-	return nil
-}
-
-// getOne gets a single object, as who walks from tree to tree does.
-func (f *frames) getOne(ctx context.Context, ids []pack.ID, fn func(i int, t pack.Type, body []byte) error) error {
-	expected := f.ahead.expects(ids[0])
-	if e := f.ahead.take(ctx, ids[0]); e != nil {
-		return fn(0, e.t, e.body)
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	g := &getting{f, ctx, ids, func(i int, t pack.Type, body []byte) error {
-		if t == pack.Tree {
-			f.ahead.saw(ctx, expected, body)
-		}
-		return fn(i, t, body)
-	}}
-	return g.few()
 }
 
 // fetched is a reply to Get.

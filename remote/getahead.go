@@ -23,7 +23,8 @@ import (
 // It is guessed from what is asked. Who looks up a path asks for one child of each
 // tree, and gets nothing for nothing. Once a second child of the same tree is asked
 // for, someone is walking: a few objects are got ahead, and twice as many with each
-// further child, up to aheadObjects. Contents of files are not: who wants them asks
+// further child, or each further batch of children as those who read trees of chunks
+// ask for, up to aheadObjects. Contents of files are not: who wants them asks
 // for many at once. A tree that nobody could expect begins anew.
 //
 // What was got ahead is decoded and compared like all other objects. Small ones are kept
@@ -55,7 +56,10 @@ const (
 )
 
 // family is what the children of a tree have in common.
-type family struct{ asked int }
+type family struct {
+	asked int
+	meta  bool // they are a .bupm, or the parts of one
+}
 
 // earlySize is about what an object takes besides its body.
 const earlySize = 200
@@ -63,6 +67,7 @@ const earlySize = 200
 // early is an object that was asked for ahead of time.
 type early struct {
 	id   pack.ID
+	fam  *family
 	done chan struct{} // closed when it is here, or will not come
 	t    pack.Type     // 0: it will not come
 	body []byte
@@ -80,45 +85,89 @@ func (a *ahead) reset() {
 	a.kids, a.held = make(map[pack.ID]*family), make(map[pack.ID]*early)
 }
 
-// take returns an object that was got ahead, nil if it has to be asked for.
-func (a *ahead) take(ctx context.Context, id pack.ID) *early {
+// take takes note that ids are asked for. It returns, in their places, those of them that
+// were got ahead or are on their way, and whether any is a child of a tree that was seen.
+func (a *ahead) take(ids []pack.ID) (list []*early, expected bool) {
+	list = make([]*early, len(ids))
 	a.mu.Lock()
-	fam, expected := a.kids[id]
-	if expected {
-		delete(a.kids, id)
-		if fam != nil {
-			if fam.asked++; fam.asked > 1 {
-				a.window = min(max(2*a.window, aheadStart), aheadObjects)
+	defer a.mu.Unlock()
+	walking := false
+	for i, id := range ids {
+		fam, known := a.kids[id]
+		if known {
+			expected = true
+			delete(a.kids, id)
+			if !fam.meta {
+				fam.asked++
+				walking = walking || fam.asked > 1
 			}
 		}
+		e := a.held[id]
+		if e == nil {
+			e = cmp.Or(a.given[0][id], a.given[1][id])
+		}
+		if e == nil && known && len(a.held) >= a.window {
+			a.evict()
+		}
+		list[i] = e
 	}
-	e := a.held[id]
-	if e == nil {
-		e = cmp.Or(a.given[0][id], a.given[1][id])
+	if walking {
+		a.window = min(2*max(a.window, len(ids), aheadStart/2), aheadObjects)
 	}
-	if e == nil && expected && len(a.held) >= a.window {
-		a.evict()
-	}
-	a.mu.Unlock()
-	if expected {
-		a.pump(ctx)
-	}
-	if e == nil {
-		return nil
-	}
+	return list, expected
+}
+
+// wait waits until an object is here, or will not come, and takes it out of what is held.
+func (a *ahead) wait(ctx context.Context, e *early) {
 	select {
 	case <-e.done:
 	case <-ctx.Done():
-		return nil
+		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.drop(e)
-	if e.t == 0 {
-		return nil
+	if e.t != 0 {
+		a.keep(e)
 	}
-	a.keep(e)
-	return e
+}
+
+// sight is what one Get shows of a walk.
+type sight struct {
+	f        *frames
+	ctx      context.Context
+	expected bool
+	one      bool
+	trees    [][]byte // that are not yet taken note of
+}
+
+// start gets ahead what is already known, while the objects of the Get itself are awaited.
+func (s *sight) start() {
+	if s.expected {
+		s.f.ahead.pump(s.ctx)
+	}
+}
+
+// object takes note of an object. A single tree that was not expected is the root of a
+// walk; several objects that were not are the contents of a file.
+func (s *sight) object(t pack.Type, body []byte) {
+	switch {
+	case t != pack.Tree:
+	case s.one:
+		s.f.ahead.saw(s.ctx, s.expected, body)
+	case s.expected:
+		s.trees = append(s.trees, bytes.Clone(body))
+	}
+}
+
+// end takes note of several trees, so that the children of the first one end on top.
+func (s *sight) end() {
+	for i, body := range slices.Backward(s.trees) {
+		s.f.ahead.note(body)
+		if i == 0 {
+			s.f.ahead.pump(s.ctx)
+		}
+	}
 }
 
 // keep remembers a small object that was given out, with a.mu held.
@@ -161,38 +210,38 @@ func (a *ahead) saw(ctx context.Context, expected bool, body []byte) {
 	if !expected {
 		a.reset()
 	}
-	a.expect(body)
+	a.expect(body, nil)
 	a.mu.Unlock()
 	a.pump(ctx)
 }
 
-// expects reports whether an object is a child of a tree that was seen.
-func (a *ahead) expects(id pack.ID) bool {
+// note is saw for a tree that was expected, without getting anything ahead.
+func (a *ahead) note(body []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	_, ok := a.kids[id]
-	return ok
+	a.expect(body, nil)
 }
 
 // bupm is the name of what holds the metadata of a directory.
 var bupm = []byte(".bupm")
 
 // expect puts the children of a tree in front of all that is to be got, with a.mu held:
-// its metadata, then trees of chunks, then directories, as a walk takes them.
-func (a *ahead) expect(body []byte) {
+// its metadata, then trees of chunks, then directories, as a walk takes them. of is the
+// family of the tree itself: of a .bupm all is wanted, of others no contents.
+func (a *ahead) expect(body []byte, of *family) {
 	if len(a.kids) > aheadKids {
 		a.reset()
 	}
-	fam := new(family)
+	fam, meta := new(family), &family{meta: true}
 	var first, chunks, dirs []pack.ID
 	s := repo.NewTreeScanner(body)
-	for s.Next() && len(chunks)+len(dirs) < aheadKids {
+	for s.Next() && len(first)+len(chunks)+len(dirs) < aheadKids {
 		_, again := a.kids[s.ID]
 		switch {
 		case again:
-		case bytes.Equal(s.Name, bupm):
+		case of != nil && of.meta, bytes.Equal(s.Name, bupm):
 			first = append(first, s.ID)
-			a.kids[s.ID] = nil
+			a.kids[s.ID] = meta
 		case s.Mode != repo.ModeDir:
 		default:
 			if _, chunked := repo.UnmangleName(s.Mode, string(s.Name)); chunked {
@@ -245,10 +294,11 @@ func (a *ahead) next() (list []*early) {
 	for len(a.todo) > 0 && len(list) < room {
 		id := a.todo[len(a.todo)-1]
 		a.todo = a.todo[:len(a.todo)-1]
-		if _, wanted := a.kids[id]; !wanted || a.held[id] != nil {
+		fam, wanted := a.kids[id]
+		if !wanted || a.held[id] != nil {
 			continue // it was asked for meanwhile
 		}
-		e := &early{id: id, done: make(chan struct{})}
+		e := &early{id: id, fam: fam, done: make(chan struct{})}
 		a.held[id] = e
 		list = append(list, e)
 	}
@@ -288,7 +338,7 @@ func (a *ahead) arrived(list []*early, reply []byte, err error) {
 			a.bytes += int64(len(e.body))
 		}
 		if e.t == pack.Tree {
-			a.expect(e.body)
+			a.expect(e.body, e.fam)
 		}
 	}
 	a.mu.Unlock()
