@@ -8,7 +8,7 @@ SWEEP    ?= 1h
 INFLATIONS ?= 100000000
 TOOLS   := $(CURDIR)/bin/tools
 
-.PHONY: help build install servers test race lint fuzz bench compare sweep sweep-inflate arm check vuln man clean
+.PHONY: help build install servers test race lint fuzz bench compare mirrors sweep sweep-inflate arm check vuln man clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' Makefile
@@ -70,6 +70,9 @@ bench: ## Go benchmarks of the hot functions
 
 compare: build ## side by side with bup, restic and borg, whichever are installed
 	$(GO) run ./internal/compare -kedge bin/kedge
+
+mirrors: build $(TOOLS)/versitygw ## mirrors side by side with s3cmd and rclone, whichever are installed
+	PATH=$$PATH:$(TOOLS) $(GO) run ./internal/compare -s3 -kedge bin/kedge -scale 0.2 -runs 3
 
 man: build ## man pages and shell completions to bin/share
 	bin/kedge man bin/share/man/man1

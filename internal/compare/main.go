@@ -2,6 +2,7 @@
 // are installed, over data that it makes, and prints a table in Markdown.
 //
 //	go run ./internal/compare [-kedge bin/kedge] [-sets dump,media,small,tree] [-scale 1] [-runs 1] [-dir DIR]
+//	go run ./internal/compare -s3 [-scale 0.3] [-runs 3]
 //
 // Each tool gets the same bytes at the same path, one tool after the other
 // within a set, so that a machine that changes its speed changes it for all.
@@ -38,14 +39,15 @@ func main() {
 	scale := flag.Float64("scale", 1, "size of the sets; 1 is about 2.5, 1.5, 0.2 and 0.5 GB")
 	runs := flag.Int("runs", 1, "runs; the fastest of each step counts")
 	dir := flag.String("dir", "", "where to work (default: a new temporary directory)")
+	s3 := flag.Bool("s3", false, "compare mirrors to an object store with s3cmd and rclone instead")
 	flag.Parse()
-	if err := run(*kedge, strings.Split(*sets, ","), *scale, *runs, *dir); err != nil {
+	if err := run(*kedge, strings.Split(*sets, ","), *scale, *runs, *dir, *s3); err != nil {
 		fmt.Fprintln(os.Stderr, "compare:", err)
 		os.Exit(1)
 	}
 }
 
-func run(kedge string, sets []string, scale float64, runs int, dir string) error {
+func run(kedge string, sets []string, scale float64, runs int, dir string, s3 bool) error {
 	kedge, err := filepath.Abs(kedge)
 	if err != nil {
 		return err
@@ -55,6 +57,9 @@ func run(kedge string, sets []string, scale float64, runs int, dir string) error
 			return err
 		}
 		defer os.RemoveAll(dir)
+	}
+	if s3 {
+		return runS3(kedge, scale, runs, dir)
 	}
 	tools := installed(kedge, dir)
 	var all []result
