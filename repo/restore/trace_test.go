@@ -68,21 +68,18 @@ func traced(t *testing.T, dir, path string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made := regexp.MustCompile(`(?m)^(\d+) openat\(\d+, "\.", [^)]*O_TMPFILE[^)]*\) = (\d+)$`).FindSubmatch(text)
-	if made == nil {
-		t.Skip("no O_TMPFILE here")
-	}
-	wrote := regexp.MustCompile(`, (\d+), (\d+)(?:\) +=| <unfinished)`)
-	got := []string{"openat(O_TMPFILE)"}
-	fd := string(made[2])
-	lines := strings.Split(string(text[bytes.Index(text, made[0]):]), "\n")
-	for _, line := range lines[1:] {
-		_, call, _ := strings.Cut(line, " ")
-		name, rest, _ := strings.Cut(strings.TrimSpace(call), "(")
-		if strings.HasPrefix(call, "<") {
+	lines := wholeCalls(string(text))
+	tmpfile := regexp.MustCompile(`^openat\(\d+, "\.", [^)]*O_TMPFILE[^)]*\) += (\d+)$`)
+	wrote := regexp.MustCompile(`, (\d+), (\d+)\) +=`)
+	var got []string
+	fd := ""
+	for _, line := range lines {
+		if m := tmpfile.FindStringSubmatch(line); m != nil && fd == "" {
+			fd, got = m[1], append(got, "openat(O_TMPFILE)")
 			continue
 		}
-		if !strings.HasPrefix(rest, fd+",") && !strings.HasPrefix(rest, fd+")") && !strings.Contains(rest, `"/proc/self/fd/`+fd+`"`) {
+		name, rest, _ := strings.Cut(line, "(")
+		if fd == "" || !strings.HasPrefix(rest, fd+",") && !strings.HasPrefix(rest, fd+")") && !strings.Contains(rest, `"/proc/self/fd/`+fd+`"`) {
 			continue
 		}
 		if m := wrote.FindStringSubmatch(line); name == "pwrite64" && m != nil {
@@ -93,5 +90,41 @@ func traced(t *testing.T, dir, path string) string {
 			break
 		}
 	}
+	if fd == "" {
+		if strings.Contains(string(text), "O_TMPFILE") {
+			t.Fatalf("no file was made\n%s", text)
+		}
+		t.Skip("no O_TMPFILE here")
+	}
 	return strings.Join(got, " → ")
+}
+
+// wholeCalls returns the calls of a trace without the numbers of the threads, in the
+// order in which they began. Where several threads are in a call strace writes its
+// beginning and its end apart:
+//
+//	41 openat(5, ".", O_RDWR|O_TMPFILE, 0600 <unfinished ...>
+//	42 close(3)     = 0
+//	41 <... openat resumed>) = 6
+func wholeCalls(text string) (calls []string) {
+	begun := make(map[string]int)
+	for line := range strings.Lines(text) {
+		thread, call, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		call = strings.TrimSpace(call)
+		if front, ok := strings.CutSuffix(call, "<unfinished ...>"); ok {
+			begun[thread] = len(calls)
+			calls = append(calls, strings.TrimRight(front, " "))
+			continue
+		}
+		if rest, ok := strings.CutPrefix(call, "<... "); ok {
+			_, end, _ := strings.Cut(rest, " resumed>")
+			if i, ok := begun[thread]; ok {
+				calls[i] += end
+				delete(begun, thread)
+			}
+			continue
+		}
+		calls = append(calls, call)
+	}
+	return calls
 }
