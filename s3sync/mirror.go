@@ -79,7 +79,7 @@ func (b *Bucket) Mirror(ctx context.Context, o MirrorOptions) (MirrorResult, err
 	if err != nil {
 		return MirrorResult{}, err
 	}
-	defer p.Close()
+	defer func() { _ = p.Close() }()
 	session, err := p.Begin(ctx)
 	if err != nil {
 		return MirrorResult{}, err

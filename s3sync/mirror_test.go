@@ -278,6 +278,10 @@ func FuzzManifest(f *testing.F) {
 	m := s3sync.Manifest{N: 3, Time: time.Unix(1700000000, 0), Repo: "abc", Kind: s3sync.Diff, Base: 1, Head: "refs/heads/main",
 		Files: []s3sync.File{{Name: "config", Size: 3, Key: "state/x"}}, Gone: []string{"a/b"}}
 	f.Add(m.Append(nil))
+	m.Files[0].PartSums = s3sync.SumOf([]byte("parts"))
+	f.Add(m.Append(nil))
+	m.Files[0].Version = "v1"
+	f.Add(m.Append(nil))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		m, err := s3sync.ParseManifest(text)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -18,9 +19,12 @@ import (
 
 // PullOptions says where a generation is brought to.
 type PullOptions struct {
-	FS       *fsx.FS
-	Dir      string // made if it is not there
-	Workers  int    // files fetched at once; 0: 4
+	FS      *fsx.FS
+	Dir     string // made if it is not there
+	Workers int    // files fetched at once; 0: 4
+	// Partial completes the copy although packs are lost. Its refs may lead to objects that
+	// are missing then.
+	Partial  bool
 	Progress func(PullResult)
 }
 
@@ -30,6 +34,7 @@ type PullResult struct {
 	Files      int // of the generation
 	Got        int // files that were not there
 	GotBytes   int64
+	Rebuilt    []string // idx files that were missing or wrong and were made anew
 }
 
 // Pull makes a directory the repository that a generation is:
@@ -40,6 +45,9 @@ type PullResult struct {
 // What is there already stays, so it can be interrupted and run again, and a copy that is
 // behind is brought up to date. Files that the generation does not have are left alone. A
 // directory that holds another repository is refused.
+//
+// An idx that is missing or wrong is made from its pack. If packs are, the others are fetched
+// and the error is a *LostError; the copy becomes a repository only with Partial.
 func (b *Bucket) Pull(ctx context.Context, g *Generation, o PullOptions) (PullResult, error) {
 	if o.FS == nil {
 		o.FS = new(fsx.FS)
@@ -55,14 +63,34 @@ func (b *Bucket) Pull(ctx context.Context, g *Generation, o PullOptions) (PullRe
 	if p.dir, err = repo.NewMirrorDir(ctx, o.FS, o.Dir); err != nil {
 		return p.result, err
 	}
-	defer p.dir.Close()
+	defer func() { _ = p.dir.Close() }()
 	for _, ending := range []string{".pack", ".idx"} {
 		if err := p.files(ctx, ending); err != nil {
 			return p.result, err
 		}
 	}
-	return p.result, p.dir.SetState(ctx, state)
+	if len(p.lost) > 0 && !o.Partial {
+		return p.result, &LostError{p.lost}
+	}
+	if err := p.dir.SetState(ctx, state); err != nil || len(p.lost) == 0 {
+		return p.result, err
+	}
+	return p.result, &LostError{p.lost}
 }
+
+// LostError says which files of a generation cannot be had.
+type LostError struct{ Files []error }
+
+// Error names the first of them, and how many there are.
+func (e *LostError) Error() string {
+	if len(e.Files) == 1 {
+		return "a file is lost: " + e.Files[0].Error()
+	}
+	return fmt.Sprintf("%d files are lost, among them %v", len(e.Files), e.Files[0])
+}
+
+// Unwrap returns them all.
+func (e *LostError) Unwrap() []error { return e.Files }
 
 type pull struct {
 	b   *Bucket
@@ -72,6 +100,7 @@ type pull struct {
 
 	mu     sync.Mutex
 	result PullResult
+	lost   []error
 }
 
 // sameRepo fails if another repository is where the copy is to be.
@@ -82,7 +111,7 @@ func (p *pull) sameRepo(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	defer old.Close()
+	defer func() { _ = old.Close() }()
 	if id := old.Config().ID; id != p.g.Repo {
 		return &repo.ConfigError{Reason: fmt.Sprintf("%s is another repository: its id is %s, that of the mirror is %s",
 			p.o.Dir, orDash(id), orDash(p.g.Repo))}
@@ -113,8 +142,16 @@ func (p *pull) files(ctx context.Context, ending string) error {
 				if i >= len(list) {
 					return
 				}
-				if err := p.file(ctx, list[i]); err != nil {
-					cancel(fmt.Errorf("%s: %w", list[i].Name, err))
+				err := p.file(ctx, list[i])
+				if err == nil {
+					continue
+				}
+				err = fmt.Errorf("%s: %w", list[i].Name, err)
+				if ctx.Err() == nil && damaged(err) {
+					err = p.without(ctx, list[i], err)
+				}
+				if err != nil {
+					cancel(err)
 				}
 			}
 		})
@@ -146,10 +183,12 @@ func (p *pull) file(ctx context.Context, f File) error {
 		want := buf[:min(int64(len(buf)), f.Size-off)]
 		n, err := p.b.Objects.Get(ctx, p.b.Prefix+f.Key, f.Version, want, off)
 		if n < len(want) {
-			if err == nil || err == io.EOF {
-				err = errors.New("it is shorter than the manifest says")
+			if errors.Is(err, fs.ErrNotExist) {
+				err = lostFile(p.b.Prefix + f.Key)
+			} else if err == nil || err == io.EOF {
+				err = &pack.CorruptError{File: p.b.Prefix + f.Key, Off: off + int64(n), Reason: "it ends before its time"}
 			}
-			return fmt.Errorf("%s: %w", f.Key, err)
+			return err
 		}
 		h.Write(want)
 		if _, err := to.Write(want); err != nil {
@@ -171,5 +210,61 @@ func (p *pull) file(ctx context.Context, f File) error {
 	if p.o.Progress != nil {
 		p.o.Progress(r)
 	}
+	return nil
+}
+
+// without does without a file that cannot be had: an idx is made anew, a pack is noted as
+// lost.
+func (p *pull) without(ctx context.Context, f File, why error) error {
+	if path.Ext(f.Name) == ".idx" {
+		err := p.rebuild(ctx, f.Name)
+		if err == nil || !damaged(err) {
+			return err
+		}
+		if errors.Is(err, fs.ErrNotExist) { // its pack is lost, which was noted
+			return nil
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost = append(p.lost, why)
+	return nil
+}
+
+// rebuild makes an idx from the pack that was fetched before.
+func (p *pull) rebuild(ctx context.Context, name string) error {
+	packName := strings.TrimSuffix(name, ".idx") + ".pack"
+	blob, err := p.dir.Open(ctx, packName)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	tail := make([]byte, idWidth)
+	if _, err := blob.ReadAt(tail, max(0, blob.Size()-int64(idWidth))); err != nil && err != io.EOF {
+		return err
+	}
+	sum, _, _ := pack.CutID(tail)
+	pk, err := pack.OpenPack(packName, blob, blob.Size(), sum)
+	if err != nil {
+		return err
+	}
+	x, err := pk.Reindex(pack.NewScratch(1 << 30))
+	if err != nil {
+		return err
+	}
+	to, err := p.dir.Create(ctx)
+	if err != nil {
+		return err
+	}
+	defer to.Abort()
+	if _, err := x.WriteTo(to); err != nil {
+		return err
+	}
+	if err := to.Commit(name); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.result.Rebuilt = append(p.result.Rebuilt, name)
 	return nil
 }

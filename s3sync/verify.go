@@ -80,7 +80,7 @@ func (b *Bucket) Verify(ctx context.Context, g *Generation, o VerifyOptions, bad
 // reads reports whether a file is one of those that are read in this turn.
 func (o *VerifyOptions) reads(f File) bool {
 	h := fnv.New64a()
-	fmt.Fprintf(h, "%d %s", o.Turn, f.Name)
+	_, _ = fmt.Fprintf(h, "%d %s", o.Turn, f.Name)
 	return float64(h.Sum64()>>11)/(1<<53) < o.ReadShare
 }
 

@@ -90,3 +90,43 @@ func TestGenerations(t *testing.T) {
 		t.Errorf("%v, %d bad, %v", got, bad, err)
 	}
 }
+
+// Of a file that was sent in parts the store tells the sum of their sums, which the manifest
+// has, too: that costs no egress either.
+func TestVerifyParts(t *testing.T) {
+	m := newMemory()
+	b := &s3sync.Bucket{Objects: m, Prefix: "b/", Check: s3sync.Trust()}
+	newSweep(t, b)
+	g, err := b.Latest(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	parted := 0
+	look := func() s3sync.VerifyResult {
+		t.Helper()
+		r, err := b.Verify(context.Background(), g, s3sync.VerifyOptions{}, func(s3sync.File, error) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := look(); r.Checked != len(g.Files) || r.Damaged > 0 {
+		t.Errorf("a good generation: %+v", r)
+	}
+	for _, f := range g.Files {
+		if f.PartSums.IsZero() {
+			continue
+		}
+		parted++
+		key := b.Prefix + f.Key
+		good := m.sums[key]
+		m.sums[key] = s3sync.SumOf([]byte("other parts"))
+		if r := look(); r.Damaged != 1 {
+			t.Errorf("%s has other parts: %+v", f.Name, r)
+		}
+		m.sums[key] = good
+	}
+	if parted == 0 {
+		t.Error("nothing was sent in parts")
+	}
+}
