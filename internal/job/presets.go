@@ -250,3 +250,9 @@ func (s *Stream) command(again bool, secret string) (string, error) {
 	}
 	return strings.Join(out, " "), nil
 }
+
+// Tool returns the program that a stream's preset cannot do without, "" if that is not known.
+func (s *Stream) Tool() string {
+	return map[string]string{"postgresql": "pg_dump", "postgresql-all": "pg_dumpall", "sqlite": "sqlite3", "mongodb": "mongodump",
+		"redis": "redis-cli", "tar": "tar", "device": "dd"}[s.Preset]
+}
