@@ -139,6 +139,10 @@ func (f *remoteFile) ReadAt(p []byte, off int64) (n int, err error) {
 // file that is gone and for damage.
 type lostError struct{ pack.CorruptError }
 
+func lostFile(key string) error {
+	return &lostError{pack.CorruptError{File: key, Off: -1, Reason: "the manifest names it and it is not there"}}
+}
+
 // Is reports whether it is fs.ErrNotExist, too.
 func (e *lostError) Is(target error) bool { return target == fs.ErrNotExist }
 
@@ -152,7 +156,7 @@ func (f *remoteFile) get(p []byte, off int64) (int, error) {
 	case n == len(p):
 		return n, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return 0, &lostError{pack.CorruptError{File: f.key, Off: -1, Reason: "the manifest names it and it is not there"}}
+		return 0, lostFile(f.key)
 	case err == nil, err == io.EOF:
 		return n, &pack.CorruptError{File: f.key, Off: off + int64(n), Reason: fmt.Sprintf("it ends here, and has %d bytes in the manifest", f.file.Size)}
 	}

@@ -1,10 +1,13 @@
 package s3sync_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -134,12 +137,14 @@ func TestPullFaults(t *testing.T) {
 	}
 }
 
-// Bytes that are wrong in the bucket are found, and nothing of them gets a name.
+// Bytes that are wrong in the bucket, or not there, are found, and nothing of them gets a
+// name. An idx is made anew; of packs the others come.
 func TestPullDamage(t *testing.T) {
 	ctx := context.Background()
 	m := newMemory()
 	b := &s3sync.Bucket{Objects: m, Prefix: "build/"}
 	s := newSource(t)
+	s.save(3)
 	s.save(3)
 	s.mirror(b)
 	g, err := b.Latest(ctx)
@@ -152,12 +157,50 @@ func TestPullDamage(t *testing.T) {
 		}
 		key := b.Prefix + f.Key
 		good := m.objects[key]
-		bad := append([]byte(nil), good...)
-		bad[len(bad)/2] ^= 1
-		m.objects[key] = bad
-		if _, err := b.Pull(ctx, g, s3sync.PullOptions{Dir: filepath.Join(t.TempDir(), "copy")}); !errors.As(err, new(*pack.CorruptError)) {
-			t.Errorf("%s is damaged: %v", f.Name, err)
+		for how, bad := range map[string][]byte{"rotten": bytes.Replace(good, good[len(good)/2:], []byte("?"), 1), "short": good[:len(good)/2], "missing": nil} {
+			if m.objects[key] = bad; bad == nil {
+				delete(m.objects, key)
+			}
+			to := filepath.Join(t.TempDir(), "copy")
+			r, err := b.Pull(ctx, g, s3sync.PullOptions{Dir: to})
+			what := how + " " + f.Name
+			switch filepath.Ext(f.Name) {
+			case ".idx":
+				if err != nil || !slices.Equal(r.Rebuilt, []string{f.Name}) {
+					t.Errorf("%s: %v, rebuilt %q", what, err, r.Rebuilt)
+				}
+				(&source{t: t, dir: to, saves: s.saves}).checkDir(2)
+			case ".pack":
+				var lost *s3sync.LostError
+				if !errors.As(err, &lost) || len(lost.Files) != 1 || !strings.Contains(err.Error(), f.Name) {
+					t.Errorf("%s: %v", what, err)
+				}
+				if _, err := repo.OpenDir(ctx, to, repo.DirOptions{}); err == nil {
+					t.Errorf("%s: there is a repository", what)
+				}
+				r, err = b.Pull(ctx, g, s3sync.PullOptions{Dir: to, Partial: true})
+				if !errors.As(err, &lost) || r.Got != 0 {
+					t.Errorf("%s, again: %v, %+v", what, err, r)
+				}
+				p, err := repo.OpenDir(ctx, to, repo.DirOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if good, all, _ := s.readable(p); good == 0 || good == all {
+					t.Errorf("%s: %d of %d objects", what, good, all)
+				}
+				p.Close()
+				m.objects[key] = good
+				if _, err := b.Pull(ctx, g, s3sync.PullOptions{Dir: to}); err != nil {
+					t.Errorf("%s, mended: %v", what, err)
+				}
+				(&source{t: t, dir: to, saves: s.saves}).checkDir(2)
+			default:
+				if !errors.As(err, new(*pack.CorruptError)) && !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+			m.objects[key] = good
 		}
-		m.objects[key] = good
 	}
 }

@@ -51,6 +51,7 @@ const mirrorExample = `  kedge mirror --root /srv/backup s3://bucket/backup
 type mirrorOptions struct {
 	root, key         string
 	pull, unsafe      bool
+	partial           bool
 	workers           int
 	bwlimit, partSize sizeValue
 }
@@ -58,6 +59,7 @@ type mirrorOptions struct {
 func (o *mirrorOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.root, "root", "", "mirror every repository in the directory `ROOT`")
 	f.BoolVar(&o.pull, "pull", false, "bring back what was mirrored")
+	f.BoolVar(&o.partial, "partial", false, "with --pull: complete a repository of which packs are lost")
 	f.StringVar(&o.key, "mirror-key", "", "sign manifests with the key in `FILE`, made by the first run (default: ROOT/.kedge/state/mirror_key)")
 	f.IntVar(&o.workers, "parallel", 4, "send `N` files, or parts of large ones, at once")
 	f.Var(&o.bwlimit, "bwlimit", "send at most `SIZE` a second")
@@ -72,6 +74,8 @@ func (o *mirrorOptions) check() error {
 		return usagef("option --parallel: %d is not from 1 to 64", o.workers)
 	case o.partSize != 0 && (o.partSize < 5<<20 || o.partSize > 5<<30):
 		return usagef("option --part-size: S3 takes parts of 5 MiB to 5 GiB")
+	case o.partial && !o.pull:
+		return usagef("--partial goes with --pull only")
 	case o.pull && (o.bwlimit != 0 || o.partSize != 0 || o.unsafe || o.key != ""):
 		return usagef("--pull sends nothing: --bwlimit, --part-size, --unsafe-store and --mirror-key do not go with it")
 	}

@@ -49,17 +49,20 @@ func (a *app) pull(ctx context.Context, s s3sync.Objects, at bucketAt, o mirrorO
 		if err != nil {
 			return err
 		}
-		g, err := b.Latest(ctx)
+		g, err := a.generation(ctx, b, j.to)
 		if err != nil {
-			return fmt.Errorf("%s: %w", escape(j.to.String()), err)
+			return err
 		}
 		for _, err := range g.Passed {
 			a.ui.line("warning: %s: %s", escape(j.to.String()), escapeText(err.Error()))
 		}
-		r, err := b.Pull(ctx, g, s3sync.PullOptions{FS: a.FS, Dir: j.dir, Workers: o.workers, Progress: a.pullProgress})
+		r, err := b.Pull(ctx, g, s3sync.PullOptions{FS: a.FS, Dir: j.dir, Workers: o.workers, Partial: o.partial, Progress: a.pullProgress})
 		a.ui.done()
+		for _, name := range r.Rebuilt {
+			a.ui.line("warning: %s: %s was missing or wrong and was made anew", escape(j.to.String()), escape(name))
+		}
 		if err != nil {
-			return fmt.Errorf("%s to %s: %w", escape(j.to.String()), quote(j.dir), err)
+			return a.lostFiles(j, o, err)
 		}
 		return a.pulled(j, r, a.now().Sub(start))
 	})
@@ -72,6 +75,22 @@ func (a *app) pull(ctx context.Context, s s3sync.Objects, at bucketAt, o mirrorO
 		a.ui.line("error: %s", escapeText(oerr.Error()))
 	}
 	return err
+}
+
+// lostFiles names the files of a generation that cannot be had.
+func (a *app) lostFiles(j mirrorJob, o mirrorOptions, err error) error {
+	named := fmt.Errorf("%s to %s: %w", escape(j.to.String()), quote(j.dir), err)
+	var lost *s3sync.LostError
+	if !errors.As(err, &lost) {
+		return named
+	}
+	for _, err := range lost.Files {
+		a.ui.line("error: %s", escapeText(err.Error()))
+	}
+	if o.partial {
+		return withHint(named, fmt.Sprintf("'%s -d %s fsck' tells what of the saves is affected", a.name, quote(j.dir)))
+	}
+	return withHint(named, "with --partial the rest becomes a repository; an older generation (--generation) may be whole")
 }
 
 // pulled tells what became of a job.
