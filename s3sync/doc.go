@@ -20,6 +20,12 @@
 // key is taken by other bytes gets the key <name>~<n>. What a repository is, is said by a
 // manifest alone: a key that none names means nothing.
 //
+// Under prefix/.kedge/ the same, without packs, for the files that a server has of its own.
+//
+// Packs of several parts of 16 MiB are sent as such (a multipart upload), each part with its
+// SHA-256. What a run has begun stands in a journal in its state directory, which journal.go
+// describes.
+//
 // # Manifest
 //
 // Lines of text, each ending in a newline:
