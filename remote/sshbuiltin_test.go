@@ -75,6 +75,41 @@ func TestBuiltinBulk(t *testing.T) {
 	}
 }
 
+// Close ends while somebody reads from a server that says nothing and does not end.
+func TestBuiltinCloseOfASilentServer(t *testing.T) {
+	id, public, _ := newIdentity(t, "")
+	host := newKey(t)
+	s := prepareSSHServer(public, host)
+	s.command = func(_ string, ch ssh.Channel) uint32 {
+		<-t.Context().Done()
+		return 0
+	}
+	s.start(t)
+	o := builtin(t, id, knownLineOf(s.addr, host.PublicKey()))
+	closed := make(chan error, 1)
+	go func() {
+		closed <- reach(t.Context(), s.addr, o, func(conn io.ReadWriteCloser, _ Options) error {
+			conn.(*link).grace = 100 * time.Millisecond
+			read := make(chan error, 1)
+			go func() {
+				_, err := conn.Read(make([]byte, 1))
+				read <- err
+			}()
+			time.Sleep(50 * time.Millisecond) // so that it reads
+			_ = conn.Close()
+			return <-read
+		})
+	}()
+	select {
+	case err := <-closed:
+		if err == nil {
+			t.Error("something was read")
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("Close waits for ever")
+	}
+}
+
 func TestBuiltinFallsBackToBup(t *testing.T) {
 	id, public, _ := newIdentity(t, "")
 	host := newKey(t)

@@ -23,6 +23,7 @@ type link struct {
 
 	grace time.Duration // for the server to end after it was told to; 0: linkGrace
 
+	reading      sync.Mutex  // of out: of two who wait, a channel of the ssh package wakes one at its end
 	heard, ended atomic.Bool // something, or the end, came from the server
 	closing      sync.Once
 	failed       error // of Close
@@ -47,7 +48,7 @@ func newLink(a Address, o Options, command string) *link {
 
 // Read reads what the server writes.
 func (l *link) Read(p []byte) (int, error) {
-	n, err := l.out.Read(p)
+	n, err := l.read(p)
 	if n > 0 && !l.heard.Load() {
 		l.heard.Store(true)
 	}
@@ -55,6 +56,12 @@ func (l *link) Read(p []byte) (int, error) {
 		l.ended.Store(true)
 	}
 	return n, err
+}
+
+func (l *link) read(p []byte) (int, error) {
+	l.reading.Lock()
+	defer l.reading.Unlock()
+	return l.out.Read(p)
 }
 
 // Write writes to the server.
@@ -89,7 +96,12 @@ func (l *link) Close() error {
 	l.closing.Do(func() {
 		_ = l.in.Close()
 		var drained sync.WaitGroup
-		drained.Go(func() { _, _ = io.Copy(io.Discard, l.out) })
+		drained.Go(func() {
+			var err error
+			for buf := make([]byte, 8<<10); err == nil; {
+				_, err = l.read(buf)
+			}
+		})
 		grace := l.grace
 		if grace == 0 {
 			grace = linkGrace

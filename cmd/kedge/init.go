@@ -84,14 +84,15 @@ func (a *app) create(ctx context.Context, o newRepo) (place, repo.Config, error)
 			return p, repo.Config{}, usagef("--chunker and --expect exclude each other")
 		}
 	}
+	var c repo.Config
 	switch p.scheme {
 	case "s3":
-		return p, repo.Config{}, usagef("%s is a mirror, which kedge mirror makes", quote(p.path))
+		return p, c, usagef("%s is a mirror, which kedge mirror makes", quote(p.path))
 	case "ssh":
-		c, err := a.createServed(ctx, p, o)
-		return p, c, err
+		c, err = a.createServed(ctx, p, o)
+	default:
+		c, err = repo.InitDir(ctx, p.path, repo.InitOptions{FS: a.FS, Chunker: o.chunker, Expect: int64(o.expect), Wait: a.patience()})
 	}
-	c, err := repo.InitDir(ctx, p.path, repo.InitOptions{FS: a.FS, Chunker: o.chunker, Expect: int64(o.expect), Wait: a.patience()})
 	if err != nil {
 		return p, c, err
 	}

@@ -184,7 +184,7 @@ func stopAll(cmd *exec.Cmd) {
 // addClient gives a new key a role for a repository and returns how to use it.
 func (s *server) addClient(t testing.TB, ssh, repo, role string, more ...string) client {
 	t.Helper()
-	name := fmt.Sprintf("%s-%s-%d", repo, role, time.Now().UnixNano())
+	name := fmt.Sprintf("%s-%s-%d", strings.ReplaceAll(repo, "*", "all"), role, time.Now().UnixNano())
 	key := s.keygen(t, name)
 	must(t, binary, append([]string{"client", "add", "--root", s.root, "--authorized-keys", s.authorized(), repo, key + ".pub", "--role", role}, more...)...)
 	if s.bin != "" {
