@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -73,23 +74,44 @@ func (f *frames) Get(ctx context.Context, ids []pack.ID, fn func(i int, t pack.T
 // getFew gets a few objects, as who walks from tree to tree does: some were got ahead, the
 // others are asked for. More is got ahead while they are awaited.
 func (f *frames) getFew(ctx context.Context, ids []pack.ID, fn func(i int, t pack.Type, body []byte) error) error {
-	held, expected := f.ahead.take(ids)
-	seen := sight{f: f, ctx: ctx, expected: expected, one: len(ids) == 1}
+	list, known := f.ahead.take(ids)
 	var rest []pack.ID
-	var place []int // of rest, in ids
-	for i, e := range held {
-		if e == nil {
-			rest, place = append(rest, ids[i]), append(place, i)
+	var which []int // of ids
+	for i := range list {
+		if list[i].early == nil {
+			rest, which = append(rest, ids[i]), append(which, i)
 		}
 	}
+	var kids []kid
+	var trees [][]byte
 	g := &getting{f, ctx, rest, func(i int, t pack.Type, body []byte) error {
-		seen.object(t, body)
-		return fn(place[i], t, body)
+		i = which[i]
+		switch {
+		case t != pack.Tree:
+		case list[i].known:
+			kids, trees = append(kids, list[i].kid), append(trees, bytes.Clone(body))
+		case len(ids) == 1:
+			f.ahead.begin(body)
+		}
+		return fn(i, t, body)
 	}}
-	if err := g.few(seen.start); err != nil {
+	pump := func() {
+		if known {
+			f.ahead.pump(ctx)
+		}
+	}
+	if err := g.few(pump); err != nil {
 		return err
 	}
-	for i, e := range held {
+	f.ahead.saw(kids, trees)
+	pump()
+	return f.giveEarly(ctx, ids, list, fn)
+}
+
+// giveEarly gives out what was got ahead, as it comes.
+func (f *frames) giveEarly(ctx context.Context, ids []pack.ID, list []asked, fn func(i int, t pack.Type, body []byte) error) error {
+	for i := range list {
+		e := list[i].early
 		if e == nil {
 			continue
 		}
@@ -103,13 +125,12 @@ func (f *frames) getFew(ctx context.Context, ids []pack.ID, fn func(i int, t pac
 			alone := &getting{f, ctx, ids[i : i+1], func(_ int, t pack.Type, body []byte) error {
 				return fn(i, t, body)
 			}}
-			err = alone.few(nil)
+			err = alone.few(func() {})
 		}
 		if err != nil {
 			return err
 		}
 	}
-	seen.end()
 	return nil
 }
 
@@ -122,9 +143,8 @@ func (g *getting) few(sent func()) error {
 		if at < len(g.ids) {
 			reply, err = g.f.start(g.ctx, wire.Get, wire.IDs(g.ids[at:]).Append(nil))
 		}
-		if sent != nil {
+		if at == 0 {
 			sent()
-			sent = nil
 		}
 		if err != nil || at == len(g.ids) {
 			return err

@@ -25,7 +25,9 @@ import (
 // for, someone is walking: a few objects are got ahead, and twice as many with each
 // further child, or each further batch of children as those who read trees of chunks
 // ask for, up to aheadObjects. Contents of files are not: who wants them asks
-// for many at once. A tree that nobody could expect begins anew.
+// for many at once. A tree that nobody could expect begins anew. What the walk comes to
+// first is got first, whatever was seen first: else the brothers of a directory fill the
+// room that its children need, and each of these costs a round trip again.
 //
 // What was got ahead is decoded and compared like all other objects. Small ones are kept
 // for a while after they were given out: directories that look alike share them.
@@ -33,12 +35,12 @@ type ahead struct {
 	f *frames
 
 	mu     sync.Mutex
-	window int                 // how many objects may be held or under way
-	flight int                 // requests
-	kids   map[pack.ID]*family // of trees that were seen, until they are asked for
-	todo   []pack.ID           // of those, what is to be got, the next one last
+	window int             // how many objects may be held or under way
+	flight int             // requests
+	kids   map[pack.ID]kid // of trees that were seen, until they are asked for
+	todo   queue           // of those, what is to be got
+	at     place           // of the last one that was asked for
 	held   map[pack.ID]*early
-	order  []*early              // held, in the order of their requests; some are gone from held
 	bytes  int64                 // of bodies in held
 	given  [2]map[pack.ID]*early // small ones that were given out, of late and before
 	worth  int                   // bytes of given[0]
@@ -55,19 +57,13 @@ const (
 	aheadGiven   = 1 << 20 // bytes of small ones, twice
 )
 
-// family is what the children of a tree have in common.
-type family struct {
-	asked int
-	meta  bool // they are a .bupm, or the parts of one
-}
-
 // earlySize is about what an object takes besides its body.
 const earlySize = 200
 
 // early is an object that was asked for ahead of time.
 type early struct {
 	id   pack.ID
-	fam  *family
+	kid  kid
 	done chan struct{} // closed when it is here, or will not come
 	t    pack.Type     // 0: it will not come
 	body []byte
@@ -81,40 +77,43 @@ func newAhead(f *frames) *ahead {
 
 // reset forgets everything, with a.mu held.
 func (a *ahead) reset() {
-	a.window, a.bytes, a.todo, a.order = 0, 0, nil, nil
-	a.kids, a.held = make(map[pack.ID]*family), make(map[pack.ID]*early)
+	a.window, a.bytes, a.todo, a.at = 0, 0, nil, ""
+	a.kids, a.held = make(map[pack.ID]kid), make(map[pack.ID]*early)
 }
 
-// take takes note that ids are asked for. It returns, in their places, those of them that
-// were got ahead or are on their way, and whether any is a child of a tree that was seen.
-func (a *ahead) take(ids []pack.ID) (list []*early, expected bool) {
-	list = make([]*early, len(ids))
+// asked is an object that somebody asks for.
+type asked struct {
+	early *early // not nil: it was got ahead, or is on its way
+	kid   kid    // where it stands, if it is a child of a tree that was seen
+	known bool   // it is
+}
+
+// take takes note that ids are asked for. known says that one at least was expected.
+func (a *ahead) take(ids []pack.ID) (list []asked, known bool) {
+	list = make([]asked, len(ids))
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	walking := false
 	for i, id := range ids {
-		fam, known := a.kids[id]
-		if known {
-			expected = true
+		x := &list[i]
+		if x.kid, x.known = a.kids[id]; x.known {
+			known = true
 			delete(a.kids, id)
-			if !fam.meta {
+			a.at = x.kid.at
+			if fam := x.kid.of; !fam.meta {
 				fam.asked++
 				walking = walking || fam.asked > 1
 			}
 		}
-		e := a.held[id]
-		if e == nil {
-			e = cmp.Or(a.given[0][id], a.given[1][id])
-		}
-		if e == nil && known && len(a.held) >= a.window {
+		x.early = cmp.Or(a.held[id], a.given[0][id], a.given[1][id])
+		if x.early == nil && x.known && len(a.held) >= a.window {
 			a.evict()
 		}
-		list[i] = e
 	}
 	if walking {
 		a.window = min(2*max(a.window, len(ids), aheadStart/2), aheadObjects)
 	}
-	return list, expected
+	return list, known
 }
 
 // wait waits until an object is here, or will not come, and takes it out of what is held.
@@ -129,44 +128,6 @@ func (a *ahead) wait(ctx context.Context, e *early) {
 	a.drop(e)
 	if e.t != 0 {
 		a.keep(e)
-	}
-}
-
-// sight is what one Get shows of a walk.
-type sight struct {
-	f        *frames
-	ctx      context.Context
-	expected bool
-	one      bool
-	trees    [][]byte // that are not yet taken note of
-}
-
-// start gets ahead what is already known, while the objects of the Get itself are awaited.
-func (s *sight) start() {
-	if s.expected {
-		s.f.ahead.pump(s.ctx)
-	}
-}
-
-// object takes note of an object. A single tree that was not expected is the root of a
-// walk; several objects that were not are the contents of a file.
-func (s *sight) object(t pack.Type, body []byte) {
-	switch {
-	case t != pack.Tree:
-	case s.one:
-		s.f.ahead.saw(s.ctx, s.expected, body)
-	case s.expected:
-		s.trees = append(s.trees, bytes.Clone(body))
-	}
-}
-
-// end takes note of several trees, so that the children of the first one end on top.
-func (s *sight) end() {
-	for i, body := range slices.Backward(s.trees) {
-		s.f.ahead.note(body)
-		if i == 0 {
-			s.f.ahead.pump(s.ctx)
-		}
 	}
 }
 
@@ -189,72 +150,85 @@ func (a *ahead) drop(e *early) {
 	}
 }
 
-// evict lets go of half of what nobody asked for, the oldest, with a.mu held: the walk
-// went another way.
+// evict lets go of what the walk has passed by, and of what it comes to last, up to half
+// of what is held, with a.mu held.
 func (a *ahead) evict() {
-	most := len(a.held) / 2
-	for len(a.held) > most && len(a.order) > 0 {
-		e := a.order[0]
-		if a.held[e.id] == e && !isClosed(e.done) {
+	var list []*early
+	for _, e := range a.held {
+		if isClosed(e.done) {
+			list = append(list, e)
+		}
+	}
+	slices.SortFunc(list, func(x, y *early) int { return cmp.Compare(x.kid.at, y.kid.at) })
+	for _, e := range list {
+		if e.kid.at < a.at {
+			a.drop(e)
+		}
+	}
+	for _, e := range slices.Backward(list) {
+		if len(a.held) <= a.window/2 {
 			return
 		}
-		a.order = a.order[1:]
-		a.drop(e)
+		if a.held[e.id] == e {
+			a.drop(e)
+			a.todo.add(e.kid.at, e.id)
+		}
 	}
 }
 
-// saw takes note of a tree that its caller asked for. A tree that was not expected
-// is the root of another walk.
-func (a *ahead) saw(ctx context.Context, expected bool, body []byte) {
-	a.mu.Lock()
-	if !expected {
-		a.reset()
-	}
-	a.expect(body, nil)
-	a.mu.Unlock()
-	a.pump(ctx)
-}
-
-// note is saw for a tree that was expected, without getting anything ahead.
-func (a *ahead) note(body []byte) {
+// saw takes note of trees that somebody has got and who asked for them.
+func (a *ahead) saw(kids []kid, trees [][]byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.expect(body, nil)
+	for i, body := range trees {
+		a.expect(body, kids[i])
+	}
+}
+
+// begin takes note of a tree that nobody could expect: it is the root of another walk.
+func (a *ahead) begin(body []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.reset()
+	a.expect(body, kid{of: new(family)})
 }
 
 // bupm is the name of what holds the metadata of a directory.
 var bupm = []byte(".bupm")
 
-// expect puts the children of a tree in front of all that is to be got, with a.mu held:
-// its metadata, then trees of chunks, then directories, as a walk takes them. of is the
-// family of the tree itself: of a .bupm all is wanted, of others no contents.
-func (a *ahead) expect(body []byte, of *family) {
+// expect takes note of the children of a tree, with a.mu held: its metadata, then trees
+// of chunks, then directories, as a walk takes them. Of a .bupm all is wanted, of others
+// no contents.
+func (a *ahead) expect(body []byte, tree kid) {
 	if len(a.kids) > aheadKids {
 		a.reset()
 	}
 	fam, meta := new(family), &family{meta: true}
-	var first, chunks, dirs []pack.ID
+	var lists [3][]pack.ID // metadata, trees of chunks, directories
 	s := repo.NewTreeScanner(body)
-	for s.Next() && len(first)+len(chunks)+len(dirs) < aheadKids {
-		_, again := a.kids[s.ID]
-		switch {
-		case again:
-		case of != nil && of.meta, bytes.Equal(s.Name, bupm):
-			first = append(first, s.ID)
-			a.kids[s.ID] = meta
-		case s.Mode != repo.ModeDir:
-		default:
-			if _, chunked := repo.UnmangleName(s.Mode, string(s.Name)); chunked {
-				chunks = append(chunks, s.ID)
-			} else {
-				dirs = append(dirs, s.ID)
+	for n := 0; s.Next() && n < aheadKids; n++ {
+		k := 2
+		if tree.of.meta || bytes.Equal(s.Name, bupm) {
+			k = 0
+		} else if s.Mode != repo.ModeDir {
+			continue
+		} else if _, chunked := repo.UnmangleName(s.Mode, string(s.Name)); chunked {
+			k = 1
+		}
+		lists[k] = append(lists[k], s.ID)
+	}
+	n := 0
+	for k, of := range [...]*family{meta, fam, fam} {
+		for _, id := range lists[k] {
+			if _, again := a.kids[id]; again {
+				continue
 			}
-			a.kids[s.ID] = fam
+			at := tree.at.child(n)
+			n++
+			a.kids[id] = kid{of, at}
+			a.todo.add(at, id)
 		}
 	}
-	start := len(a.todo)
-	a.todo = append(append(append(a.todo, first...), chunks...), dirs...)
-	slices.Reverse(a.todo[start:])
 }
 
 // pump asks for what is to be got, as far as the window goes.
@@ -291,18 +265,19 @@ func (a *ahead) next() (list []*early) {
 	if room < min(a.window/4, aheadRequest/2) {
 		return nil
 	}
-	for len(a.todo) > 0 && len(list) < room {
-		id := a.todo[len(a.todo)-1]
-		a.todo = a.todo[:len(a.todo)-1]
-		fam, wanted := a.kids[id]
+	for len(list) < room {
+		id, ok := a.todo.first()
+		if !ok {
+			break
+		}
+		k, wanted := a.kids[id]
 		if !wanted || a.held[id] != nil {
 			continue // it was asked for meanwhile
 		}
-		e := &early{id: id, fam: fam, done: make(chan struct{})}
+		e := &early{id: id, kid: k, done: make(chan struct{})}
 		a.held[id] = e
 		list = append(list, e)
 	}
-	a.order = append(a.order, list...)
 	if len(list) > 0 {
 		a.flight++
 	}
@@ -329,16 +304,16 @@ func (a *ahead) arrived(list []*early, reply []byte, err error) {
 	a.f.free(r)
 	a.mu.Lock()
 	a.flight--
-	for _, e := range slices.Backward(list[n:]) { // there was no room for it
+	for _, e := range list[n:] { // there was no room for it
 		a.drop(e)
-		a.todo = append(a.todo, e.id)
+		a.todo.add(e.kid.at, e.id)
 	}
-	for _, e := range slices.Backward(list[:n]) { // so that the first one's children end on top
+	for _, e := range list[:n] {
 		if a.held[e.id] == e {
 			a.bytes += int64(len(e.body))
 		}
 		if e.t == pack.Tree {
-			a.expect(e.body, e.fam)
+			a.expect(e.body, e.kid)
 		}
 	}
 	a.mu.Unlock()
