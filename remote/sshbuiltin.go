@@ -82,7 +82,7 @@ func login(ctx context.Context, conn *heardConn, a Address, o Options, command s
 		return nil, loginFailure(err, host, keys)
 	}
 	client := ssh.NewClient(c, chans, reqs)
-	session, err := client.NewSession()
+	session, err := openSession(ctx, client)
 	if err == nil {
 		err = l.run(client, session, command)
 	}
@@ -92,6 +92,27 @@ func login(ctx context.Context, conn *heardConn, a Address, o Options, command s
 	}
 	go keepAlive(client, conn, l, keepaliveEvery)
 	return l, nil
+}
+
+// openSession opens a session. A channel that is asked for in the moment in which the
+// connection is lost is never answered, closed or not; so this is left behind when ctx
+// ends.
+func openSession(ctx context.Context, client *ssh.Client) (*ssh.Session, error) {
+	type opened struct {
+		*ssh.Session
+		error
+	}
+	c := make(chan opened, 1)
+	go func() {
+		s, err := client.NewSession()
+		c <- opened{s, err}
+	}()
+	select {
+	case o := <-c:
+		return o.Session, o.error
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // known reads the keys of hosts.

@@ -142,18 +142,19 @@ func (c client) interrupted(t *testing.T, s *server, victim string, limit int64,
 	return p.up.Load()
 }
 
-// quiet waits until the server has noticed that a client is gone: what it was doing for
-// it still becomes a pack, or nothing.
+// quiet waits until the server has noticed that a client is gone: what that had asked for
+// is still done, and what was being received is thrown away.
 func (s *server) quiet(t *testing.T) {
 	t.Helper()
-	for range 400 {
-		busy, err := filepath.Glob(s.root + "/build/kedge/tmp/*/*")
+	for range 1200 {
+		sessions, err := filepath.Glob(s.root + "/build/kedge/sessions/*")
 		check(t, err)
-		if len(busy) == 0 {
+		if len(sessions) == 0 {
 			return
 		}
 		time.Sleep(25 * time.Millisecond)
 	}
+	t.Error("the session of a client that is gone stays")
 }
 
 // A save over a slow line is checkpointed every minute, whatever the size of packs: a line
