@@ -11,6 +11,11 @@
 //	kedge/receipts    one line for every move of a ref (type Receipt)
 //	kedge/reflock     flock: who changes refs or the config; see refLock
 //	kedge/maint       flock: who begins a session shares it, who deletes has it alone
+//	kedge/upkeep      flock: who prunes, undoes or collects garbage
+//	kedge/pruned      prunes that can be undone (type Pruned)
+//	kedge/pins        saves that no prune removes (type Pin)
+//	kedge/live        when garbage was collected last, and how many bytes were live
+//	kedge/trash/      packs that were taken away and are not deleted yet (trash.go)
 //	kedge/sessions/S  one file for each session, flocked as long as it lives;
 //	                  the names of the packs that it relies on, one a line
 //	kedge/tmp/S/      what session S writes, before it has a name
