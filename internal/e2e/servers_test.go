@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -153,32 +154,44 @@ func stop(cmd *exec.Cmd, sig syscall.Signal) {
 }
 
 // stopAll kills a server with all that it has started, whatever group that is in: sshd
-// gives each session one of its own.
+// gives each session one of its own. They are stopped before they are killed, so that none
+// starts another meanwhile.
 func stopAll(cmd *exec.Cmd) {
-	_ = cmd.Process.Signal(syscall.SIGSTOP) // no more are started meanwhile
-	family := []int{cmd.Process.Pid}
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	parents := make(map[int][]int)
-	for _, file := range stats {
-		var pid, parent int
-		text, _ := os.ReadFile(file)
-		name := strings.LastIndexByte(string(text), ')') // a name may hold anything
-		_, err := fmt.Sscan(string(text), &pid)
-		if err != nil || name < 0 {
-			continue
-		}
-		var state string
-		if _, err := fmt.Sscan(string(text[name+1:]), &state, &parent); err == nil {
-			parents[parent] = append(parents[parent], pid)
+	family := map[int]bool{cmd.Process.Pid: true}
+	_ = cmd.Process.Signal(syscall.SIGSTOP)
+	for n := 0; n < len(family); {
+		n = len(family)
+		for pid, parent := range processes() {
+			if family[parent] && !family[pid] {
+				family[pid] = true
+				_ = syscall.Kill(pid, syscall.SIGSTOP)
+			}
 		}
 	}
-	for i := 0; i < len(family); i++ {
-		family = append(family, parents[family[i]]...)
-	}
-	for _, pid := range family {
+	for pid := range family {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	_ = cmd.Wait()
+}
+
+// processes returns the parents of all processes.
+func processes() map[int]int {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	parents := make(map[int]int, len(stats))
+	for _, file := range stats {
+		text, _ := os.ReadFile(file)
+		name := bytes.LastIndexByte(text, ')') // it may hold anything
+		var pid, parent int
+		var state string
+		if name < 0 {
+			continue
+		}
+		_, err := fmt.Sscan(string(text), &pid)
+		if _, err2 := fmt.Sscan(string(text[name+1:]), &state, &parent); err == nil && err2 == nil {
+			parents[pid] = parent
+		}
+	}
+	return parents
 }
 
 // addClient gives a new key a role for a repository and returns how to use it.
