@@ -375,7 +375,7 @@ func Freed(ctx context.Context, p *repo.Packs, plans []*Plan) (int64, error) {
 }
 
 // MatchNames returns the names of a repository that match any of the patterns (path.Match,
-// and a pattern that is a name stands for it), in order.
+// a pattern that is a name stands for it, and "*" for all), in order.
 func MatchNames(ctx context.Context, p *repo.Packs, patterns []string) ([]string, error) {
 	refs, err := p.Refs(ctx, heads)
 	if err != nil {
@@ -389,7 +389,7 @@ func MatchNames(ctx context.Context, p *repo.Packs, patterns []string) ([]string
 			if err != nil {
 				return nil, fmt.Errorf("pattern %q: %w", pattern, err)
 			}
-			if ok || pattern == name {
+			if ok || pattern == name || pattern == "*" {
 				names = append(names, name)
 				break
 			}
