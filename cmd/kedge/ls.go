@@ -71,7 +71,9 @@ func (a *app) lsCommand() *cobra.Command {
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		if len(args) == 0 {
 			if p, err := a.place(); err == nil && p.scheme == "s3" && strings.HasSuffix(p.path, "/") {
-				return a.listMirrors(ctx, p, o.long)
+				if ok, err := a.listMirrors(ctx, p, o.long); ok || err != nil {
+					return err
+				}
 			}
 			names, ok, err := a.servedRepos(ctx)
 			if ok || err != nil {

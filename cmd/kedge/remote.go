@@ -84,9 +84,6 @@ func (a *app) createServed(ctx context.Context, p place, n newRepo) (repo.Config
 // this run ends at the server and not at one of them.
 func (a *app) servedRepos(ctx context.Context) (names []string, ok bool, err error) {
 	p, err := a.place()
-	if err == nil && p.scheme == "s3" {
-		return a.mirroredRepos(ctx, p)
-	}
 	if err != nil || p.scheme != "ssh" || !isURL(p.path) {
 		return nil, false, err
 	}

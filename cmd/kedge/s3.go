@@ -220,35 +220,38 @@ type mirrorEntry struct {
 }
 
 // listMirrors lists the repositories below an address, with the generation that is read and
-// its time if that is wanted.
-func (a *app) listMirrors(ctx context.Context, p place, long bool) error {
+// its time if that is wanted; ok is false if there are none.
+func (a *app) listMirrors(ctx context.Context, p place, long bool) (ok bool, err error) {
 	at, err := parseBucket(p.path)
 	if err != nil {
-		return err
+		return false, err
 	}
 	s, err := a.objects(at)
 	if err != nil {
-		return err
+		return false, err
 	}
 	names, err := s3sync.Names(ctx, s, at.prefix)
-	if err != nil || !long && !a.common.json {
-		return a.listRepos(names, err)
+	if err != nil || len(names) == 0 {
+		return false, err
+	}
+	if !long && !a.common.json {
+		return true, a.listRepos(names, nil)
 	}
 	if a.common.json {
 		if err := a.doc.begin(a, "ls"); err != nil {
-			return err
+			return true, err
 		}
 	}
 	for _, name := range names {
 		b, err := a.bucket(s, bucketAt{at.bucket, at.prefix + name + "/"})
-		if err != nil {
-			return err
+		if err == nil {
+			err = a.listMirror(ctx, b, name)
 		}
-		if err := a.listMirror(ctx, b, name); err != nil {
-			return err
+		if err != nil {
+			return true, err
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // listMirror prints a line about a repository. One that has no good generation is listed,
@@ -274,22 +277,4 @@ func (a *app) listMirror(ctx context.Context, b *s3sync.Bucket, name string) err
 		return a.print([]byte(escapeText(fmt.Sprintf("%s  unusable: %v", name, err)) + "\n"))
 	}
 	return a.print([]byte(escapeText(fmt.Sprintf("%6d  %s  %8s  %s", e.Generation, e.Time, formatSize(e.Bytes), name)) + "\n"))
-}
-
-// mirroredRepos returns the names of the repositories below an address, if none is there
-// itself.
-func (a *app) mirroredRepos(ctx context.Context, p place) (names []string, ok bool, err error) {
-	at, err := parseBucket(p.path)
-	if err != nil {
-		return nil, false, err
-	}
-	if !strings.HasSuffix(p.path, "/") {
-		return nil, false, nil
-	}
-	s, err := a.objects(at)
-	if err != nil {
-		return nil, false, err
-	}
-	names, err = s3sync.Names(ctx, s, at.prefix)
-	return names, true, err
 }
