@@ -91,6 +91,7 @@ func startSSHD(t testing.TB) *server {
 	s.bin = bin
 	check(t, os.Symlink(binary, bin+"/kedge"))
 	check(t, os.Symlink(binary, bin+"/bup"))
+	// With SHLVL bash does not take itself for a login's, and reads no .bashrc, which may take long.
 	write(t, config, fmt.Appendf(nil, `Port %d
 ListenAddress 127.0.0.1
 HostKey %s/host
@@ -102,7 +103,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin forced-commands-only
 MaxStartups 200
-SetEnv KEDGE_ROOT=%s PATH=%s:%s TZ=UTC
+SetEnv KEDGE_ROOT=%s PATH=%s:%s TZ=UTC SHLVL=2
 `, s.port, s.keys, s.authorized(), s.root, bin, os.Getenv("PATH")))
 	s.start = func() *exec.Cmd { return exec.Command(sshd, "-D", "-e", "-f", config) }
 	s.up(t)
