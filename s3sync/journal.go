@@ -23,14 +23,14 @@ import (
 //	kedge-uploads 1
 //	for https://s3.example.org/bucket/ p/build/ q1pky36gbwdvwxohnasgpmwref48uiw
 //	begin p/build/objects/pack/pack-….pack 134217728 2c26b4…66e7 16777216 VXBsb2Fk
-//	part p/build/objects/pack/pack-….pack 3 16777216 fcde2b…0eb9 "9bb5…"
-//	end p/build/objects/pack/pack-….pack
+//	part VXBsb2Fk 3 16777216 fcde2b…0eb9 9bb5…
+//	end VXBsb2Fk
 //
 // "for" says which store, prefix and repository. "begin" has the key, the size and SHA-256
 // of what is to be there, the size of its parts, and the id of the upload; it is synced before
 // the first part is sent, because servers can't be trusted to list uploads. "part" has
-// the number, size, SHA-256 and tag of a part that the store has; it is not synced, as all that
-// is lost with it is a part. "end" says that the upload was completed or aborted. What is
+// the id, and the number, size, SHA-256 and tag of a part that the store has; it is not synced, as
+// all that is lost with it is a part. "end" says that the upload was completed or aborted. What is
 // not printable in a word, and %, is written as % and two hexadecimal digits.
 //
 // The file is a hint: whatever it says is compared with the store. So a line that cannot be
@@ -43,9 +43,9 @@ type journal struct {
 
 	mu     sync.Mutex
 	lock   *fsx.Lock
-	file   *fsx.File // nil: nothing was written by this run
-	length int64     // of what counts of the file
-	open   map[string]*openUpload
+	file   *fsx.File              // nil: nothing was written by this run
+	length int64                  // of what counts of the file
+	open   map[string]*openUpload // by their ids
 }
 
 // openUpload is an upload that was begun and has not ended.
@@ -107,21 +107,21 @@ func note(open map[string]*openUpload, words []string) bool {
 	if len(words) < 2 {
 		return false
 	}
-	key, err := unword(words[1])
+	first, err := unword(words[1])
 	if err != nil {
 		return false
 	}
-	u := open[key]
+	u := open[first] // if it is an id
 	switch {
 	case words[0] == "begin" && len(words) == 6:
-		id, err1 := unword(words[5])
-		size, err2 := strconv.ParseInt(words[2], 10, 64)
-		sum, err3 := ParseSum(words[3])
-		partSize, err4 := strconv.ParseInt(words[4], 10, 64)
-		if err := errors.Join(err1, err2, err3, err4); err != nil || size < 0 || partSize <= 0 {
+		size, err1 := strconv.ParseInt(words[2], 10, 64)
+		sum, err2 := ParseSum(words[3])
+		partSize, err3 := strconv.ParseInt(words[4], 10, 64)
+		id, err4 := unword(words[5])
+		if errors.Join(err1, err2, err3, err4) != nil || size < 0 || partSize <= 0 {
 			return false
 		}
-		open[key] = &openUpload{key, size, sum, partSize, id, make(map[int]Part)}
+		open[id] = &openUpload{first, size, sum, partSize, id, make(map[int]Part)}
 	case words[0] == "part" && len(words) == 6 && u != nil:
 		n, err1 := strconv.Atoi(words[2])
 		size, err2 := strconv.ParseInt(words[3], 10, 64)
@@ -132,7 +132,7 @@ func note(open map[string]*openUpload, words []string) bool {
 		}
 		u.parts[n] = Part{n, size, sum, tag}
 	case words[0] == "end" && len(words) == 2 && u != nil:
-		delete(open, key)
+		delete(open, first)
 	default:
 		return false
 	}
@@ -201,42 +201,45 @@ func (j *journal) begin(u *openUpload) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	u.parts = make(map[int]Part)
-	j.open[u.key] = u
+	j.open[u.id] = u
 	return j.append(fmt.Sprintf("begin %s %d %v %d %s\n", word(u.key), u.size, u.sum, u.partSize, word(u.id)), true)
 }
 
 // part notes a part that the store has.
-func (j *journal) part(key string, p Part) error {
+func (j *journal) part(u *openUpload, p Part) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.open[key].parts[p.N] = p
-	return j.append(fmt.Sprintf("part %s %d %d %v %s\n", word(key), p.N, p.Size, p.SHA256, word(p.Tag)), false)
+	u.parts[p.N] = p
+	return j.append(fmt.Sprintf("part %s %d %d %v %s\n", word(u.id), p.N, p.Size, p.SHA256, word(p.Tag)), false)
 }
 
 // end notes that there is no such upload any more.
-func (j *journal) end(key string) error {
+func (j *journal) end(u *openUpload) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	delete(j.open, key)
-	return j.append("end "+word(key)+"\n", false)
+	delete(j.open, u.id)
+	return j.append("end "+word(u.id)+"\n", false)
 }
 
-// find returns the upload of a key, and a copy of the parts that the journal has.
-func (j *journal) find(key string) (*openUpload, map[int]Part) {
+// of returns the uploads of a key.
+func (j *journal) of(key string) []*openUpload {
+	return slices.DeleteFunc(j.pending(), func(u *openUpload) bool { return u.key != key })
+}
+
+// noted returns the parts of an upload that the journal has.
+func (j *journal) noted(u *openUpload) map[int]Part {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	u := j.open[key]
-	if u == nil {
-		return nil, nil
-	}
-	return u, maps.Clone(u.parts)
+	return maps.Clone(u.parts)
 }
 
 // pending returns the uploads that are open.
 func (j *journal) pending() []*openUpload {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return slices.Collect(maps.Values(j.open))
+	list := slices.Collect(maps.Values(j.open))
+	slices.SortFunc(list, func(a, b *openUpload) int { return strings.Compare(a.id, b.id) })
+	return list
 }
 
 // close gives the journal back. If all was done and no upload is open it is removed; else

@@ -14,7 +14,7 @@ import (
 )
 
 func testUpload(key string) *openUpload {
-	return &openUpload{key: key, size: 50, sum: SumOf([]byte(key)), partSize: 20, id: "an id, 100% odd\n"}
+	return &openUpload{key: key, size: 50, sum: SumOf([]byte(key)), partSize: 20, id: key + ", 100% odd\n"}
 }
 
 // The id of an upload is on the disk before begin returns, and a part needs no sync.
@@ -25,22 +25,23 @@ func TestJournalOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	u := testUpload("k")
 	for _, err := range []error{
-		j.start(), j.start(), j.begin(testUpload("k")), j.part("k", Part{N: 2, Size: 20, Tag: `"t"`}), j.end("k"), j.close(true),
+		j.start(), j.start(), j.begin(u), j.part(u, Part{N: 2, Size: 20, Tag: `"t"`}), j.end(u), j.close(true),
 	} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	name := filepath.Base(j.name)
-	head, begin := len(j.head), len("begin k 50 ")+64+len(" 20 an%20id,%20100%25%20odd%0A\n")
-	part := len("part k 2 20 ") + 64 + len(" \"t\"\n")
+	head, begin := len(j.head), len("begin k 50 ")+64+len(" 20 k,%20100%25%20odd%0A\n")
+	part := len("part k,%20100%25%20odd%0A 2 20 ") + 64 + len(" \"t\"\n")
 	want := []string{
 		"lock " + name + ".lock", "create " + name, "truncate " + name + " 0",
 		fmt.Sprintf("write %s 0+%d", name, head), "sync " + name, "syncdir .",
 		fmt.Sprintf("write %s %d+%d", name, head, begin), "sync " + name,
 		fmt.Sprintf("write %s %d+%d", name, head+begin, part),
-		fmt.Sprintf("write %s %d+%d", name, head+begin+part, len("end k\n")),
+		fmt.Sprintf("write %s %d+%d", name, head+begin+part, len("end k,%20100%25%20odd%0A\n")),
 		"remove " + name,
 	}
 	if got := trace.Lines(dir); !slices.Equal(got, want) {
@@ -81,7 +82,8 @@ func TestJournalReopen(t *testing.T) {
 	}
 	other, err := openJournal(new(fsx.FS), dir, "store", "q/", "id")
 	check(err, other.close(true))
-	check(j.start(), j.begin(testUpload("a")), j.begin(testUpload("b")), j.part("b", Part{1, 20, SumOf(nil), "x y"}), j.end("a"), j.close(false))
+	a, b := testUpload("a"), testUpload("b")
+	check(j.start(), j.begin(a), j.begin(b), j.part(b, Part{1, 20, SumOf(nil), "x y"}), j.end(a), j.close(false))
 	text, err := os.ReadFile(j.name)
 	check(err)
 	whole := map[int]bool{}
@@ -91,20 +93,20 @@ func TestJournalReopen(t *testing.T) {
 		if !j.cut {
 			t.Fatal("the journal is there, and the run was not cut short")
 		}
-		u, parts := j.find("b")
-		whole[len(j.pending())] = true
-		if n == len(text) && (u == nil || u.id != testUpload("b").id || u.sum != SumOf([]byte("b")) || parts[1].Tag != "x y" || len(j.pending()) != 1) {
-			t.Errorf("%+v, %+v", u, parts)
+		left := j.pending()
+		whole[len(left)] = true
+		if n == len(text) && (len(left) != 1 || left[0].key != "b" || left[0].id != b.id || left[0].sum != b.sum || j.noted(left[0])[1].Tag != "x y") {
+			t.Errorf("%+v", left)
 		}
 		// What was cut is cut off before anything is written.
 		check(j.start(), j.begin(testUpload("c")), j.close(false))
 		j = open()
-		if c, _ := j.find("c"); c == nil {
+		if c := j.of("c"); len(c) != 1 {
 			t.Fatalf("cut to %d bytes and written on, it reads %v", n, j.pending())
 		}
 		check(j.start())
 		for _, u := range j.pending() {
-			check(j.end(u.key))
+			check(j.end(u))
 		}
 		check(j.close(true))
 		if _, err := os.Stat(j.name); !errors.Is(err, os.ErrNotExist) {
@@ -118,7 +120,7 @@ func TestJournalReopen(t *testing.T) {
 
 func FuzzJournal(f *testing.F) {
 	const head = journalHead + "for s p/ id\n"
-	f.Add([]byte(head + "begin k 50 " + SumOf(nil).String() + " 20 id\npart k 1 20 " + SumOf(nil).String() + " tag\nend k\n"))
+	f.Add([]byte(head + "begin k 50 " + SumOf(nil).String() + " 20 id\npart id 1 20 " + SumOf(nil).String() + " tag\nend id\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		open, n := parseJournal(text, head)
 		if n < 0 || n > int64(len(text)) || n > 0 && !bytes.HasSuffix(text[:n], []byte("\n")) {
@@ -128,9 +130,9 @@ func FuzzJournal(f *testing.F) {
 		if m != n || len(again) != len(open) {
 			t.Errorf("what counts does not count alone: %d, %d", m, len(again))
 		}
-		for key, u := range open {
-			w, err := unword(word(key))
-			if err != nil || w != key || u.key != key || u.size < 0 || u.partSize <= 0 {
+		for id, u := range open {
+			w, err := unword(word(id))
+			if err != nil || w != id || u.id != id || u.size < 0 || u.partSize <= 0 {
 				t.Errorf("%+v", u)
 			}
 		}

@@ -9,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+
+	"github.com/kedgebackup/kedge/repo"
 )
 
 const (
@@ -129,14 +131,8 @@ func orLost(err error) error {
 	return err
 }
 
-// forget ends an upload of the key, if there is one.
-func (l *large) forget(ctx context.Context) error {
-	u, _ := l.m.journal.find(l.key)
-	if u == nil {
-		return nil
-	}
-	return l.m.abort(ctx, l.s, u)
-}
+// forget ends what uploads there are of the key.
+func (l *large) forget(ctx context.Context) error { return l.m.abort(ctx, l.s, l.m.journal.of(l.key)) }
 
 // once sends the parts that are missing, and puts them together.
 func (l *large) once(ctx context.Context) (string, error) {
@@ -162,19 +158,18 @@ func (l *large) once(ctx context.Context) (string, error) {
 // a new one.
 func (l *large) upload(ctx context.Context) (*openUpload, map[int]Part, error) {
 	j := l.m.journal
-	u, noted := j.find(l.key)
-	if u != nil && (u.size != l.body.Size || u.sum != l.body.SHA256 || u.partSize != l.partSize) {
-		if err := l.m.abort(ctx, l.s, u); err != nil {
-			return nil, nil, err
+	for _, u := range j.of(l.key) {
+		if u.size != l.body.Size || u.sum != l.body.SHA256 || u.partSize != l.partSize {
+			if err := l.m.abort(ctx, l.s, []*openUpload{u}); err != nil {
+				return nil, nil, err
+			}
+			continue
 		}
-		u = nil
-	}
-	if u != nil {
-		have, err := l.present(ctx, u, noted)
+		have, err := l.present(ctx, u)
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return u, have, err
 		}
-		if err := j.end(l.key); err != nil {
+		if err := j.end(u); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -182,13 +177,14 @@ func (l *large) upload(ctx context.Context) (*openUpload, map[int]Part, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	u = &openUpload{key: l.key, size: l.body.Size, sum: l.body.SHA256, partSize: l.partSize, id: id}
+	u := &openUpload{key: l.key, size: l.body.Size, sum: l.body.SHA256, partSize: l.partSize, id: id}
 	return u, nil, j.begin(u)
 }
 
 // present returns the parts that the store has of an upload. If it does not tell, the journal
 // does. A part whose checksum the store does not tell counts if its tag is that of the journal.
-func (l *large) present(ctx context.Context, u *openUpload, noted map[int]Part) (map[int]Part, error) {
+func (l *large) present(ctx context.Context, u *openUpload) (map[int]Part, error) {
+	noted := l.m.journal.noted(u)
 	listed, err := l.s.Parts(ctx, l.key, u.id)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil:
@@ -229,7 +225,7 @@ func (l *large) send(ctx context.Context, u *openUpload, missing []int, parts []
 			if err == nil {
 				parts[i] = p
 				l.m.moved(b.Size)
-				err = l.m.journal.part(l.key, p)
+				err = l.m.journal.part(u, p)
 			}
 			if err != nil {
 				cancel(err)
@@ -240,11 +236,21 @@ func (l *large) send(ctx context.Context, u *openUpload, missing []int, parts []
 	return context.Cause(ctx)
 }
 
-// abort ends an upload. One that the store does not let us end costs room and nothing else:
-// its rule for incomplete uploads does it one day.
-func (m *mirror) abort(ctx context.Context, s Parted, u *openUpload) error {
-	if err := s.Abort(ctx, u.key, u.id); err != nil && (ctx.Err() != nil || IsTemporary(err)) {
-		return err
+// abort ends uploads. That one goes on costs room and nothing else, so one that cannot be ended
+// now stays in the journal for the next run; one that we may not end is left to the store's
+// rule for incomplete uploads.
+func (m *mirror) abort(ctx context.Context, s Parted, list []*openUpload) error {
+	for _, u := range list {
+		err := s.Abort(ctx, u.key, u.id)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil && !errors.As(err, new(*repo.RefusedError)) {
+			continue
+		}
+		if err := m.journal.end(u); err != nil {
+			return err
+		}
 	}
-	return m.journal.end(u.key)
+	return nil
 }

@@ -76,11 +76,6 @@ func (m *mirror) beginParts(ctx context.Context, s Parted) error {
 
 func (m *mirror) probeParts(ctx context.Context, s Parted) error {
 	b, key := probeBody(), m.b.Prefix+keyProbe
-	if u, _ := m.journal.find(key); u != nil { // of a run that was cut short here
-		if err := m.abort(ctx, s, u); err != nil {
-			return err
-		}
-	}
 	id, err := s.Begin(ctx, key)
 	if err != nil {
 		return err
@@ -102,5 +97,5 @@ func (m *mirror) probeParts(ctx context.Context, s Parted) error {
 	} else if errors.Is(err, ErrExists) {
 		err = nil
 	}
-	return errors.Join(err, m.abort(ctx, s, u))
+	return errors.Join(err, m.abort(ctx, s, []*openUpload{u}))
 }

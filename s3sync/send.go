@@ -255,8 +255,7 @@ func (m *mirror) add(f File) {
 	m.mu.Unlock()
 }
 
-// abortOthers ends the uploads of runs that were cut short which this one had no use for. What
-// cannot be ended now stays in the journal: the generation is there all the same.
+// abortOthers ends the uploads of runs that were cut short which this one had no use for.
 func (m *mirror) abortOthers(ctx context.Context) error {
 	left := m.journal.pending()
 	s, ok := partedOf(m.b.Objects)
@@ -266,10 +265,5 @@ func (m *mirror) abortOthers(ctx context.Context) error {
 	if err := m.journal.start(); err != nil {
 		return err
 	}
-	for _, u := range left {
-		if err := m.abort(ctx, s, u); err != nil && !IsTemporary(err) {
-			return err
-		}
-	}
-	return nil
+	return m.abort(ctx, s, left)
 }
