@@ -166,8 +166,10 @@ func TestMirrorHTTPFaultMatrix(t *testing.T) {
 				b := bucket(fmt.Sprintf("run%d/", ran))
 				first.put(t, store, b.Prefix)
 				patient.Timeout = time.Minute
-				if how == failTimeout {
+				if how == failTimeout && forever {
 					patient.Timeout = 300 * time.Millisecond
+				} else if how == failTimeout {
+					patient.Timeout = 5 * time.Second // the other requests have to make it
 				}
 				state := t.TempDir()
 				c.how, c.forever = how, forever
