@@ -266,7 +266,7 @@ func TestFarTree(t *testing.T) {
 		}
 		most := trips(func() { walk(root) })
 		t.Logf("%d directories: %d round trips", n, most)
-		if most > n/100 {
+		if most > n/50 {
 			t.Errorf("a walk of %d directories took %d round trips", n, most)
 		}
 		must(t, c.Close())
