@@ -2,6 +2,7 @@ package upload
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,6 +102,12 @@ func TestDamage(t *testing.T) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 		}, "the repository is damaged; the log of the server says where"},
+		{"tags upon each other", func(dir string) {
+			git(t, "-C", dir, "tag", "-a", "-m", "0", "t0", "main")
+			for i := range 10 {
+				git(t, "-C", dir, "tag", "-a", "-m", "t", fmt.Sprint("t", i+1), fmt.Sprint("t", i))
+			}
+		}, "refs/tags/t10 is more than 10 tags upon each other"},
 		{"a directory that is a file", func(dir string) {
 			write(t, dir+"/raw", "40000 x\x00"+string(id(dir, "main:000003").AppendBytes(nil)))
 			tree := git(t, "-C", dir, "hash-object", "-t", "tree", "-w", "--literally", "raw")

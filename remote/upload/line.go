@@ -27,6 +27,19 @@ type line struct {
 // rearm gives the client time for its next message.
 func (l *line) rearm() { l.asked = 0 }
 
+// What a client may go on to say after it was refused.
+const (
+	drainTime  = time.Second
+	drainBytes = 1 << 20
+)
+
+// drain reads what the client still says, until it hangs up. A client that writes to who
+// has gone may die of that before it reads why it was refused.
+func (l *line) drain() {
+	l.asked = max(l.asked, l.idle-drainTime)
+	_, _ = io.CopyN(io.Discard, l, drainBytes)
+}
+
 // Read reads what is there.
 func (l *line) Read(p []byte) (n int, err error) {
 	l.timed(l.idle-l.asked, &l.asked, false, func() { n, err = l.rw.Read(p) })

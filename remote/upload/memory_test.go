@@ -3,6 +3,7 @@ package upload
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,9 +13,9 @@ import (
 	"github.com/kedgebackup/kedge/repo"
 )
 
-// wide makes a repository with one save of dirs × files small files, and their number of
+// wide makes a repository with one save of dirs × files files, and returns the number of its
 // objects.
-func wide(t testing.TB, dirs, files int) (dir string, objects int) {
+func wide(t testing.TB, dirs, files int, content func(d, f int) []byte) (dir string, objects int) {
 	t.Helper()
 	ctx := context.Background()
 	dir, _ = newRepo(t, "refs/heads/main")
@@ -43,7 +44,7 @@ func wide(t testing.TB, dirs, files int) (dir string, objects int) {
 	for d := range dirs {
 		var list []repo.TreeEntry
 		for f := range files {
-			id := add(repo.Data, pack.Blob, fmt.Appendf(nil, "file %d of directory %d\n%s", f, d, strings.Repeat("x", f%50)))
+			id := add(repo.Data, pack.Blob, content(d, f))
 			list = append(list, repo.TreeEntry{Mode: repo.ModeFile, Name: fmt.Sprintf("%05d", f), ID: id})
 		}
 		id := add(repo.Trees, pack.Tree, repo.AppendTree(nil, list))
@@ -90,7 +91,9 @@ func TestMemory(t *testing.T) {
 		t.Skip("300,000 objects")
 	}
 	small, _ := newRepo(t, "refs/heads/main", "a")
-	dir, objects := wide(t, 2970, 100)
+	dir, objects := wide(t, 2970, 100, func(d, f int) []byte {
+		return fmt.Appendf(nil, "file %d of directory %d\n%s", f, d, strings.Repeat("x", f%50))
+	})
 	base, most := peak(t, small), peak(t, dir)
 	t.Logf("%d objects: %d KiB, and %d KiB for a small repository", objects, most, base)
 	if objects < 299_000 {
@@ -98,5 +101,27 @@ func TestMemory(t *testing.T) {
 	}
 	if limit := base + 32<<10 + objects/8/1024; most > limit {
 		t.Errorf("%d KiB, the limit is %d", most, limit)
+	}
+}
+
+// BenchmarkClone sends 4,000 chunks of 10 KiB to a client that takes all.
+func BenchmarkClone(b *testing.B) {
+	chunk := []byte(random(10 << 10))
+	dir, _ := wide(b, 40, 100, func(d, f int) []byte {
+		copy(chunk, fmt.Sprint(d, f, " "))
+		return chunk
+	})
+	r, err := repo.OpenDir(context.Background(), dir, repo.DirOptions{ReadOnly: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.Close()
+	request := line4("want "+strings.TrimSpace(git(b, "-C", dir, "rev-parse", "main"))+caps) + "0000" + line4("done")
+	b.SetBytes(packSize(b, dir))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := Serve(context.Background(), stdio{strings.NewReader(request), io.Discard}, r, Options{}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -321,6 +321,40 @@ func filepathOfLarge(t testing.TB) string {
 	return ""
 }
 
+// TestDrain goes on to speak after it was refused: there is a second for it, and no more.
+func TestDrain(t *testing.T) {
+	dir, _ := newRepo(t, "refs/heads/main", "a")
+	r, err := repo.OpenDir(context.Background(), dir, repo.DirOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	mine, its := net.Pipe()
+	defer its.Close()
+	ended := make(chan error, 1)
+	go func() {
+		err := Serve(context.Background(), mine, r, Options{})
+		mine.Close()
+		ended <- err
+	}()
+	in := bufio.NewReader(its)
+	if _, err := in.ReadString('\x00'); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, in) }()
+	sent := 0
+	for {
+		n, err := io.WriteString(its, line4("hello"))
+		if sent += n; err != nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := <-ended; !errors.As(err, new(*repo.RefusedError)) || sent < 5*len("0009hello") {
+		t.Errorf("%d bytes taken: %v", sent, err)
+	}
+}
+
 // TestAllowed shows a client some refs only, and gives it no others.
 func TestAllowed(t *testing.T) {
 	dir, tips := newRepo(t, "refs/heads/main", "a")

@@ -148,14 +148,13 @@ func (s *session) peel(ctx context.Context) error {
 }
 
 func (s *session) peelGroup(ctx context.Context, group []shownRef) error {
-	ids := make([]pack.ID, len(group))
+	ids, to := make([]pack.ID, len(group)), make([]pack.ID, len(group))
 	for i := range group {
 		ids[i] = group[i].ID
 	}
-	tags := make([]bool, len(group))
 	step := func(i int, t pack.Type, body []byte) (err error) {
-		if tags[i] = t == pack.Tag; tags[i] {
-			ids[i], err = tagged(body)
+		if t == pack.Tag {
+			to[i], err = tagged(body)
 		}
 		return err
 	}
@@ -163,19 +162,16 @@ func (s *session) peelGroup(ctx context.Context, group []shownRef) error {
 		return err
 	}
 	for i := range group {
-		if !tags[i] {
-			continue
-		}
-		for n := 0; tags[i]; n++ {
+		for n := 0; !to[i].IsZero(); n++ {
 			if n == maxTags {
-				return &pack.CorruptError{File: "tag " + group[i].ID.String(), Off: -1, Reason: "too many tags upon each other"}
+				return refused("%s is more than %d tags upon each other", group[i].Name, maxTags)
 			}
-			err := s.r.Get(ctx, ids[i:i+1], func(_ int, t pack.Type, body []byte) error { return step(i, t, body) })
+			group[i].peeled, to[i] = to[i], pack.ID{}
+			err := s.r.Get(ctx, []pack.ID{group[i].peeled}, func(_ int, t pack.Type, body []byte) error { return step(i, t, body) })
 			if err != nil {
 				return err
 			}
 		}
-		group[i].peeled = ids[i]
 	}
 	return nil
 }

@@ -68,10 +68,12 @@
 //
 // # Limits
 //
-//	65,536 wants, 262,144 haves
+//	65,536 wants, 262,144 haves, 10 tags upon each other
 //	1,024 bytes in a line of a request, 8,192 in the first
 //	5 min for the wants, for each batch of haves, and for a mebibyte of the pack to be taken
+//	1 s and a mebibyte of what a client still says after it was refused
 //	131,072 trees that are known and not read; those beyond are a bit each
+//	262,144 loose objects, if one of them is reached
 package upload
 
 import (
@@ -84,6 +86,7 @@ import (
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/format/pktline"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
 
 	"github.com/kedgebackup/kedge/pack"
 	"github.com/kedgebackup/kedge/repo"
@@ -120,8 +123,8 @@ func Serve(ctx context.Context, conn io.ReadWriter, r *repo.Packs, o Options) er
 	}
 	s.out = pktline.NewEncoder(s.w)
 	err := s.serve(ctx)
-	if err != nil {
-		s.tell(err)
+	if err != nil && s.tell(err) == nil && !s.packing {
+		line.drain()
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -194,7 +197,7 @@ func refused(format string, args ...any) error {
 
 // tell tells the client on what its request ends. Where things are on the server, and
 // what is wrong with them, is not for it to know. A client that is gone is told nothing.
-func (s *session) tell(err error) {
+func (s *session) tell(err error) error {
 	text := "the session ended with an error, which the log of the server names"
 	var (
 		refused *repo.RefusedError
@@ -216,11 +219,12 @@ func (s *session) tell(err error) {
 		}
 		return r
 	}, text)
+	err = nil
 	switch {
 	case s.band != nil:
-		_ = s.band.message(3, text+"\n")
+		err = s.band.message(sideband.ErrorMessage, text+"\n")
 	case !s.packing: // else it would be part of the pack
-		_ = (&pktline.ErrorLine{Text: text}).Encode(s.w)
+		err = (&pktline.ErrorLine{Text: text}).Encode(s.w)
 	}
-	_ = s.w.Flush()
+	return errors.Join(err, s.w.Flush())
 }

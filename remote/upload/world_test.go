@@ -329,6 +329,9 @@ func (c *client) one() (l string, ok bool) {
 	if _, err := io.ReadFull(c, b); err != nil {
 		c.t.Fatal(err)
 	}
+	if strings.HasPrefix(string(b), "ERR ") {
+		_ = c.Conn.(*net.UnixConn).CloseWrite() // as git does then
+	}
 	return string(b), true
 }
 
