@@ -282,6 +282,43 @@ func TestOddPacks(t *testing.T) {
 	}
 }
 
+// TestManyPacksOfOneSession wants a multi-pack-index before a session of many
+// packs is over, and no pack of its own out of sight.
+func TestManyPacksOfOneSession(t *testing.T) {
+	ctx := context.Background()
+	p, dir := newRepo(t, InitOptions{})
+	small(p, 5, 0)
+	sess, err := p.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sess.Close()
+	var all []pack.ID
+	for i := range 3 * coverPacksMin {
+		s := makeSave(fmt.Sprint(i), 5)
+		if err := sess.Add(ctx, Data, s.entries[Data]); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range s.entries[Data] {
+			all = append(all, e.ID)
+		}
+		if got, err := sess.Missing(ctx, nil, all); err != nil || len(got) > 0 {
+			t.Fatalf("after %d packs %d objects are missing: %v", i, len(got), err)
+		}
+	}
+	if m := p.table.Load().midx; m == nil {
+		t.Error("no multi-pack-index yet")
+	}
+	if err := sess.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	missingOf(t, p, all)
+	git(t, dir, "multi-pack-index", "verify")
+	if w := p.Warnings(); len(w) != 0 {
+		t.Error(w)
+	}
+}
+
 // TestManyPacks makes enough packs for a multi-pack-index, and lets it be
 // wrong in several ways afterwards.
 func TestManyPacks(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"sync/atomic"
 
 	"github.com/kedgebackup/kedge/pack"
 )
@@ -69,7 +70,7 @@ func (p *Packs) findMidx(t *table, id pack.ID, want func(*packFile) bool) (at pl
 		return at, false, false, err
 	}
 	if !known {
-		if n := t.midx.misses.Add(1); n == filterAfter(t.midx.Len()) {
+		if t.midx.misses.due(t.midx.Len()) {
 			err = t.midx.BuildFilter()
 		}
 		return at, false, false, err
@@ -89,10 +90,8 @@ func (p *Packs) findIn(f *packFile, id pack.ID) (place, bool, error) {
 		return place{}, false, err
 	}
 	off, ok, err := f.idx.Find(id)
-	if err == nil && !ok {
-		if n := f.misses.Add(1); n == filterAfter(f.idx.Len()) {
-			err = f.idx.BuildFilter()
-		}
+	if err == nil && !ok && f.misses.due(f.idx.Len()) {
+		err = f.idx.BuildFilter()
 	}
 	if err != nil {
 		return place{}, false, p.lost(f, err)
@@ -103,9 +102,17 @@ func (p *Packs) findIn(f *packFile, id pack.ID) (place, bool, error) {
 	return place{f, off}, ok, nil
 }
 
-// filterAfter returns after how many vain searches in a table of n ids a
-// filter is worth the reading of the whole table.
-func filterAfter(n int) int64 { return int64(1000 + n/200) }
+// misses counts vain searches in a table of ids, until a filter is worth the
+// reading of the whole table. What comes later is not counted: a counter that all
+// workers write to for every id is one that they wait for.
+type misses struct{ n atomic.Int64 }
+
+// due counts a vain search in a table of n ids, and reports whether it is the one
+// after which the filter is to be made.
+func (m *misses) due(n int) bool {
+	after := int64(1000 + n/200)
+	return m.n.Load() < after && m.n.Add(1) == after
+}
 
 // findFresh is find, and once more if the packs have changed since: another
 // writer may have added one, git may have packed them anew.

@@ -47,6 +47,7 @@ type Packs struct {
 	mu       sync.Mutex // held while the table is replaced
 	stamp    time.Time  // of the directory when the table was made
 	sure     bool       // the stamp tells of every change since
+	scanned  time.Time  // when the table was made; zero: it is to be made anew
 	gcs      int64      // how often gc had replaced the list of closed packs
 	warnings map[string]error
 
@@ -73,7 +74,7 @@ type packFile struct {
 	gone    atomic.Bool // it is damaged or was removed, and counts as absent
 	damage  atomic.Pointer[error]
 	checked atomic.Bool // its idx was compared with its checksum
-	misses  atomic.Int64
+	misses  misses
 
 	mu    sync.Mutex
 	ready atomic.Bool // idx and pack are set
@@ -104,7 +105,7 @@ type midxFile struct {
 	size    int64
 	sum     pack.ID // the checksum at its end
 	checked atomic.Bool
-	misses  atomic.Int64
+	misses  misses
 	blob    Blob
 	unused  runtime.Cleanup // closes blob
 }
@@ -164,7 +165,11 @@ func (p *Packs) Close() error {
 }
 
 // refresh makes a new table if the directory of packs may have changed.
-func (p *Packs) refresh(ctx context.Context) error {
+func (p *Packs) refresh(ctx context.Context) error { return p.refreshAfter(ctx, 0) }
+
+// refreshAfter is refresh, but is satisfied with a table that is not older than
+// that if only the clock's being too coarse speaks against it.
+func (p *Packs) refreshAfter(ctx context.Context, age time.Duration) error {
 	if p.ended.Load() {
 		return ErrClosed
 	}
@@ -175,7 +180,8 @@ func (p *Packs) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.sure && stamp.Equal(p.stamp) {
+	now := time.Now()
+	if stamp.Equal(p.stamp) && (p.sure || now.Sub(p.scanned) < age) {
 		return nil
 	}
 	// The list of closed packs before the packs themselves: whoever adds to it
@@ -190,7 +196,7 @@ func (p *Packs) refresh(ctx context.Context) error {
 	}
 	p.markClosed(t, closed)
 	p.table.Store(t)
-	p.stamp, p.sure = stamp, sure
+	p.stamp, p.sure, p.scanned = stamp, sure, now
 	return nil
 }
 

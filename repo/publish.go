@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kedgebackup/kedge/pack"
 	"github.com/kedgebackup/kedge/pack/midx"
@@ -126,6 +127,11 @@ func (s *session) list(ctx context.Context, packs ...*newPack) error {
 	for _, n := range packs {
 		s.recycle(n)
 	}
+	// A first save of a terabyte makes eight thousand packs. Only packs of data,
+	// which come one at a time, lead to a new index over all.
+	if packs[0].class == Data && len(s.p.table.Load().single) >= coverPacksMin {
+		s.p.coverPacks(ctx, s.store)
+	}
 	return nil
 }
 
@@ -185,7 +191,7 @@ func (p *Packs) coverPacks(ctx context.Context, store Store) {
 		}
 	}
 	p.mu.Lock()
-	p.sure = false
+	p.sure, p.scanned = false, time.Time{}
 	p.mu.Unlock()
 	if err == nil {
 		err = p.refresh(ctx)

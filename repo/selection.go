@@ -291,7 +291,7 @@ func (s *Selection) find(id pack.ID) (*groupedPack, int, error) {
 	if s.t.midx != nil {
 		n, _, ok, err := s.t.midx.Find(id)
 		if err == nil && !ok {
-			if n := s.t.midx.misses.Add(1); n == filterAfter(s.t.midx.Len()) {
+			if s.t.midx.misses.due(s.t.midx.Len()) {
 				err = s.t.midx.BuildFilter()
 			}
 		}
@@ -330,10 +330,8 @@ func (t *table) midxPack(n int, ok bool) *packFile {
 // place returns the number of an object in a pack.
 func (mp *groupedPack) place(id pack.ID) (int, bool, error) {
 	i, ok, err := mp.idx.Place(id)
-	if err == nil && !ok {
-		if n := mp.misses.Add(1); n == filterAfter(mp.n) {
-			err = mp.idx.BuildFilter()
-		}
+	if err == nil && !ok && mp.misses.due(mp.n) {
+		err = mp.idx.BuildFilter()
 	}
 	return i, ok, err
 }

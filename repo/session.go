@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
@@ -53,7 +54,7 @@ func (p *Packs) Begin(ctx context.Context) (Session, error) {
 	}
 	// What was there when the promise was given counts; packs may have come
 	// and gone between the first look and the promise.
-	if err := firstErr(s.rely(ctx), s.checkTables(ctx)); err != nil {
+	if err := firstErr(s.rely(ctx, 0), s.checkTables(ctx)); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -75,9 +76,10 @@ func promise(t *table, before map[string]bool) (all map[string]bool, add []strin
 
 // rely looks for packs that came or went, and has the session rely on the new
 // ones: it adds them to its list, and while nobody can decide to delete
-// anything it makes sure that they are still there.
-func (s *session) rely(ctx context.Context) error {
-	if err := s.p.refresh(ctx); err != nil || s.p.table.Load() == s.seen.Load() {
+// anything it makes sure that they are still there. What came less than age ago
+// may stay unseen.
+func (s *session) rely(ctx context.Context, age time.Duration) error {
+	if err := s.p.refreshAfter(ctx, age); err != nil || s.p.table.Load() == s.seen.Load() {
 		return err
 	}
 	s.promising.Lock()
@@ -155,6 +157,11 @@ type newPack struct {
 	file  *packFile            // set then, if it has not failed
 }
 
+// missingAge: after every pack of its own a session would list the directory at
+// each question for a tenth of a second, until the clock has ticked for certain.
+// A pack of another writer that it overlooks so long costs room for an object.
+const missingAge = 50 * time.Millisecond
+
 // Missing is Repo.Missing, and counts as present what this session added.
 func (s *session) Missing(ctx context.Context, dst, ids []pack.ID) ([]pack.ID, error) {
 	if err := s.failed(); err != nil {
@@ -171,7 +178,7 @@ func (s *session) Missing(ctx context.Context, dst, ids []pack.ID) ([]pack.ID, e
 	if len(dst) == start {
 		return dst, nil
 	}
-	if err := s.rely(ctx); err != nil {
+	if err := s.rely(ctx, missingAge); err != nil {
 		return dst[:start], err
 	}
 	return s.p.missing(ctx, dst[:start], dst[start:])
@@ -328,7 +335,7 @@ func (s *session) checkKids(ctx context.Context) error {
 		}
 	}
 	s.mu.RUnlock()
-	if err := s.rely(ctx); err != nil {
+	if err := s.rely(ctx, 0); err != nil {
 		return err
 	}
 	lacks, err := s.p.missing(ctx, nil, ask)

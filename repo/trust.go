@@ -51,7 +51,7 @@ func (s *session) checkTables(ctx context.Context) error {
 	s.p.mu.Lock()
 	s.p.sure = false
 	s.p.mu.Unlock()
-	return s.rely(ctx)
+	return s.rely(ctx, 0)
 }
 
 // checkMidx removes a multi-pack-index that is not what its checksum says.
