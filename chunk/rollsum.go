@@ -32,7 +32,8 @@ func (s *Splitter) splitRollsum(m *Marks, dst []Cut, buf []byte, last bool) []Cu
 		// A byte of zero changes nothing in a window of zeros, and the digest
 		// of that is no hit: zeros at the start can be passed over.
 		zeros := zeroPrefix(b)
-		end, digest := 0, uint32(0)
+		var end int
+		var digest uint32
 		if m == nil {
 			end, digest = s.rollsum.find(b, zeros)
 		} else {

@@ -33,7 +33,7 @@ func (p *probe) incompressible(b []byte) bool {
 	if len(b) < probeMin {
 		return false
 	}
-	dull := false
+	var dull bool
 	if p.row < probeTrust || p.row%probeTrust == 0 {
 		dull = evenBytes(b, probeMany) && !repeats(b)
 	} else {

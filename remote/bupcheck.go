@@ -134,9 +134,8 @@ func (c *bupCheck) names(ctx context.Context) error {
 	return c.walk(ctx)
 }
 
-// reach puts an object among those to be read, unless it was there, and reports whether
-// it did.
-func (c *bupCheck) reach(id pack.ID) bool {
+// reach puts an object among those to be read, unless it was there.
+func (c *bupCheck) reach(id pack.ID) {
 	for i, x := range c.idx {
 		at, ok, err := x.idx.Place(id)
 		if err != nil || !ok {
@@ -145,16 +144,14 @@ func (c *bupCheck) reach(id pack.ID) bool {
 		if bit := uint64(1) << (at % 64); c.seen[i][at/64]&bit == 0 {
 			c.seen[i][at/64] |= bit
 			c.todo = append(c.todo, id)
-			return true
 		}
-		return false
+		return
 	}
 	if _, ok := c.extra[id]; ok {
-		return false
+		return
 	}
 	c.extra[id] = struct{}{}
 	c.todo = append(c.todo, id)
-	return true
 }
 
 // walk reads what is to be read, and what that names.

@@ -62,15 +62,6 @@ func newHost(t testing.TB) *host {
 	return h
 }
 
-// packs opens the repository itself.
-func (h *host) packs() *repo.Packs {
-	h.t.Helper()
-	p, err := repo.OpenDir(context.Background(), h.dir, repo.DirOptions{FS: noSync()})
-	must(h.t, err)
-	h.t.Cleanup(func() { p.Close() })
-	return p
-}
-
 // link returns a connection to a new server.
 func (h *host) link() *tap {
 	h.t.Helper()
@@ -156,8 +147,6 @@ func (c *tap) Write(p []byte) (int, error) {
 	c.out.Add(int64(n))
 	return n, err
 }
-
-func (c *tap) bytes() int64 { return c.in.Load() + c.out.Load() }
 
 func TestRepo(t *testing.T) {
 	for _, cached := range []bool{true, false} {

@@ -118,7 +118,7 @@ func (f *frames) giveEarly(ctx context.Context, ids []pack.ID, list []asked, fn 
 		if f.ahead.wait(ctx, e); ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		err := error(nil)
+		var err error
 		if e.t != 0 {
 			err = fn(i, e.t, e.body)
 		} else { // it did not come; why not is seen when it alone is asked for

@@ -68,7 +68,7 @@ func (s *Selection) WriteEntries(ctx context.Context, w io.Writer, k Group) (int
 // fewer if there are many, in the order of their places.
 func (s *entryWriter) collect(mp *groupedPack, from, step int64) error {
 	bits := mp.bits[s.k]
-	all := 0 // objects in the part
+	var all int // objects in the part
 	for {
 		s.end, s.recs, all = min(from+step, mp.size), s.recs[:0], 0
 		next := mp.size - packTrailer // where the first object behind the part is

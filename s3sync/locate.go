@@ -359,7 +359,7 @@ func (q *quest) inRest(ctx context.Context, todo []int) error {
 	slices.Sort(names)
 	if total <= idxMemory {
 		q.load(names)
-		todo = q.inMemory(todo)
+		q.inMemory(todo)
 		return ctx.Err()
 	}
 	for _, name := range names {

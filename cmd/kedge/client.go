@@ -254,7 +254,7 @@ func (a *app) clientList(o clientOptions) error {
 		if k.Expires != "" {
 			limits = append(limits, "--expires", k.Expires)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", escape(repos), role, k.Fingerprint(), escape(k.Comment), escape(strings.Join(limits, " ")))
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", escape(repos), role, k.Fingerprint(), escape(k.Comment), escape(strings.Join(limits, " ")))
 	}
 	_ = w.Flush()
 	for line := range strings.Lines(b.String()) {

@@ -19,9 +19,6 @@ type place struct {
 	path   string // the directory, or the address as it was given
 }
 
-// String names the place in messages.
-func (p place) String() string { return p.path }
-
 // isURL reports whether an address names a scheme.
 func isURL(s string) bool {
 	scheme, _, ok := strings.Cut(s, "://")

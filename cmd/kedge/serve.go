@@ -133,7 +133,7 @@ func (a *app) serveLog() func(string, ...any) {
 		if !journal {
 			at = a.now().Format(time.RFC3339) + " "
 		}
-		fmt.Fprintf(a.Stderr, "%s%s\n", at, fmt.Sprintf(format, args...))
+		_, _ = fmt.Fprintf(a.Stderr, "%s%s\n", at, fmt.Sprintf(format, args...))
 	}
 }
 

@@ -23,9 +23,9 @@ type preset struct {
 	helpText string
 }
 
-// server puts the options of a database server in front.
-func (s *Stream) server(host, port, user string) (args []string) {
-	for _, o := range []struct{ option, value string }{{host, s.Host}, {port, portText(s.Port)}, {user, s.User}} {
+// server returns the options that name a database server; the user has one of its own in each tool.
+func (s *Stream) server(user string) (args []string) {
+	for _, o := range []struct{ option, value string }{{"--host=", s.Host}, {"--port=", portText(s.Port)}, {user, s.User}} {
 		if o.value != "" {
 			args = append(args, o.option+o.value)
 		}
@@ -53,20 +53,20 @@ var presets = []preset{
 		name: "postgresql", needs: "database",
 		secret: "*:*:*:*:%s\n",
 		dump: func(s *Stream) []string {
-			return slices.Concat([]string{"PGPASSFILE={secret}", "pg_dump", restrictKey, "--no-password"}, quoted(s.server("--host=", "--port=", "--username=")), quoted(s.Args), quoted([]string{s.Database}))
+			return slices.Concat([]string{"PGPASSFILE={secret}", "pg_dump", restrictKey, "--no-password"}, quoted(s.server("--username=")), quoted(s.Args), quoted([]string{s.Database}))
 		},
 		restore: func(s *Stream) []string {
-			return slices.Concat([]string{"PGPASSFILE={secret}", "psql", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null"}, quoted(s.server("--host=", "--port=", "--username=")), quoted([]string{s.Database}))
+			return slices.Concat([]string{"PGPASSFILE={secret}", "psql", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null"}, quoted(s.server("--username=")), quoted([]string{s.Database}))
 		},
 		helpText: "one PostgreSQL database (pg_dump)",
 	},
 	{
 		name: "postgresql-all", secret: "*:*:*:*:%s\n",
 		dump: func(s *Stream) []string {
-			return slices.Concat([]string{"PGPASSFILE={secret}", "pg_dumpall", restrictKey, "--no-password"}, quoted(s.server("--host=", "--port=", "--username=")), quoted(s.Args))
+			return slices.Concat([]string{"PGPASSFILE={secret}", "pg_dumpall", restrictKey, "--no-password"}, quoted(s.server("--username=")), quoted(s.Args))
 		},
 		restore: func(s *Stream) []string {
-			return slices.Concat([]string{"PGPASSFILE={secret}", "psql", "--quiet", "--no-password", "--output=/dev/null", "--dbname=postgres"}, quoted(s.server("--host=", "--port=", "--username=")))
+			return slices.Concat([]string{"PGPASSFILE={secret}", "psql", "--quiet", "--no-password", "--output=/dev/null", "--dbname=postgres"}, quoted(s.server("--username=")))
 		},
 		helpText: "a whole PostgreSQL cluster, with roles (pg_dumpall)",
 	},
@@ -79,10 +79,10 @@ var presets = []preset{
 			}
 			return slices.Concat([]string{mariadb("mariadb-dump", "mysqldump"), "--defaults-extra-file={secret}", "--single-transaction", "--quick",
 				"--skip-dump-date", "--order-by-primary", "--routines", "--triggers", "--events", "--hex-blob"},
-				quoted(s.server("--host=", "--port=", "--user=")), quoted(s.Args), quoted(what))
+				quoted(s.server("--user=")), quoted(s.Args), quoted(what))
 		},
 		restore: func(s *Stream) []string {
-			return slices.Concat([]string{mariadb("mariadb", "mysql"), "--defaults-extra-file={secret}"}, quoted(s.server("--host=", "--port=", "--user=")))
+			return slices.Concat([]string{mariadb("mariadb", "mysql"), "--defaults-extra-file={secret}"}, quoted(s.server("--user=")))
 		},
 		helpText: "MySQL or MariaDB, one database or all (mysqldump)",
 	},
@@ -99,14 +99,14 @@ var presets = []preset{
 	{
 		name: "mongodb", secret: "password: \"%s\"\n",
 		dump: func(s *Stream) []string {
-			args := s.server("--host=", "--port=", "--username=")
+			args := s.server("--username=")
 			if s.Database != "" {
 				args = append(args, "--db="+s.Database)
 			}
 			return slices.Concat([]string{"mongodump", "--quiet", "--archive", "--config={secret}"}, quoted(args), quoted(s.Args))
 		},
 		restore: func(s *Stream) []string {
-			return slices.Concat([]string{"mongorestore", "--quiet", "--archive", "--drop", "--config={secret}"}, quoted(s.server("--host=", "--port=", "--username=")))
+			return slices.Concat([]string{"mongorestore", "--quiet", "--archive", "--drop", "--config={secret}"}, quoted(s.server("--username=")))
 		},
 		helpText: "MongoDB, one database or all (mongodump --archive)",
 	},

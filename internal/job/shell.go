@@ -28,10 +28,14 @@ func shell(ctx context.Context, command string, limit time.Duration, env []strin
 		return err
 	}
 	signal := func(s syscall.Signal) { _ = syscall.Kill(-cmd.Process.Pid, s) }
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	var err error
+	go func() {
+		defer close(ended)
+		err = cmd.Wait()
+	}()
 	select {
-	case err := <-ended:
+	case <-ended:
 		if err != nil {
 			return fmt.Errorf("%q: %w", command, err)
 		}
@@ -42,10 +46,9 @@ func shell(ctx context.Context, command string, limit time.Duration, env []strin
 	select {
 	case <-ended:
 	case <-time.After(killAfter):
-		signal(syscall.SIGKILL)
-		<-ended
 	}
-	signal(syscall.SIGKILL) // what it left in the background
+	signal(syscall.SIGKILL) // it, or what it left in the background
+	<-ended
 	return context.Cause(ctx)
 }
 

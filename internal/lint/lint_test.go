@@ -84,11 +84,12 @@ var topLevel = []string{"cmd", "chunk", "pack", "index", "repo", "remote", "s3sy
 // homes tells which packages may import a module of others. A module that is
 // not listed is imported by tests alone.
 var homes = map[string][]string{
-	"filippo.io/age":                {"s3sync"},
 	"github.com/go-git/go-billy":    {"repo"},
 	"github.com/go-git/go-git":      {"repo", "remote/upload"},
 	"github.com/klauspost/compress": {"pack"},
 	"github.com/minio/minio-go":     {"s3sync"},
+	"github.com/BurntSushi/toml":    {"internal/job"},
+	"filippo.io/age":                {"s3sync"},
 	"github.com/pjbgf/sha1cd":       {"pack"},
 	"github.com/restic/chunker":     {"chunk"},
 	"github.com/spf13/cobra":        {"cmd/kedge"},

@@ -134,7 +134,7 @@ func listIndexes(ctx context.Context, s *session, _ string) error {
 		load = " load"
 	}
 	for _, name := range names {
-		fmt.Fprintf(s.out, "%s%s\n", name, load)
+		_, _ = fmt.Fprintf(s.out, "%s%s\n", name, load)
 	}
 	return nil
 }
@@ -163,11 +163,11 @@ func sendIndex(ctx context.Context, s *session, name string) error {
 // configGet answers with a value of the repository's config: 0 unset, 1 true, 2 false,
 // 3 and a number, 4 and a text, 5 not to be asked for.
 func configGet(ctx context.Context, s *session, _ string) error {
-	key, err := s.readBvec(maxField)
+	key, err := s.readBvec()
 	if err != nil {
 		return err
 	}
-	kind, err := s.readBvec(maxField)
+	kind, err := s.readBvec()
 	if err != nil {
 		return err
 	}

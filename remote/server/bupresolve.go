@@ -51,7 +51,7 @@ func resolve(ctx context.Context, s *session, arg string) error {
 			return err
 		}
 	}
-	b, err := s.readBvec(maxField)
+	b, err := s.readBvec()
 	if err != nil {
 		return err
 	}
@@ -244,7 +244,7 @@ func (s *session) readResolution() (names []string, err error) {
 	}
 	for ; err == nil && n > 0; n-- {
 		var name []byte
-		if name, err = s.readBvec(maxField); err != nil {
+		if name, err = s.readBvec(); err != nil {
 			break
 		}
 		names = append(names, string(name))
@@ -258,7 +258,7 @@ func (s *session) readResolution() (names []string, err error) {
 
 // skipItem passes over an item of a resolution.
 func (s *session) skipItem() error {
-	kind, err := s.readBvec(maxField)
+	kind, err := s.readBvec()
 	if err != nil {
 		return err
 	}
@@ -272,7 +272,7 @@ func (s *session) skipItem() error {
 		return fmt.Errorf("a place of kind %.20q", kind)
 	}
 	for range n {
-		if _, err := s.readBvec(maxField); err != nil {
+		if _, err := s.readBvec(); err != nil {
 			return err
 		}
 	}

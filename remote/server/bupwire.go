@@ -59,14 +59,14 @@ func (s *session) readUint() (v uint64, err error) {
 	}
 }
 
-// readBvec reads a length and so many bytes.
-func (s *session) readBvec(limit uint64) ([]byte, error) {
+// readBvec reads a length and so many bytes, at most maxField.
+func (s *session) readBvec() ([]byte, error) {
 	n, err := s.readUint()
 	if err != nil {
 		return nil, err
 	}
-	if n > limit {
-		return nil, fmt.Errorf("a field of %d bytes, the limit is %d", n, limit)
+	if n > maxField {
+		return nil, fmt.Errorf("a field of %d bytes, the limit is %d", n, maxField)
 	}
 	b := make([]byte, n)
 	_, err = io.ReadFull(s.in, b)

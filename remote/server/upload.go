@@ -168,22 +168,6 @@ func (u *upload) flush() error {
 	return u.failure()
 }
 
-// putLarge takes an object of n bytes that is better not kept in memory while it comes:
-// it is spooled to the directory of the session, then looked at while no other one is.
-func (u *upload) putLarge(ctx context.Context, class repo.Class, id pack.ID, crc uint32, r io.Reader, n int64) error {
-	spool, err := u.session.Spool(ctx)
-	if err != nil {
-		return err
-	}
-	defer spool.Abort()
-	if _, err := io.CopyN(spool, r, n); err != nil {
-		return err
-	}
-	return u.storeAlone(ctx, spool, n, func(b []byte) (repo.Class, []pack.Entry, error) {
-		return class, []pack.Entry{{ID: id, CRC: crc, Bytes: b}}, nil
-	})
-}
-
 // storeAlone adds what cut finds in the n bytes of a spool file, while nothing else
 // large is worked on. An error of cut is no failure of the upload.
 func (u *upload) storeAlone(ctx context.Context, spool io.ReaderAt, n int64, cut func([]byte) (repo.Class, []pack.Entry, error)) error {

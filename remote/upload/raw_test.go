@@ -109,7 +109,7 @@ func TestNegotiation(t *testing.T) {
 			c.hear()
 			c.say(x.say...)
 			var answers []string
-			got := ""
+			var got string
 			for {
 				l, ok := c.one()
 				if !ok {

@@ -133,7 +133,7 @@ func (f *file) chunk(r *run, id pack.ID, rd read, body []byte) {
 	if f.failed.Load() {
 		return
 	}
-	_, err := f.begun(r)
+	err := f.begun(r)
 	if err == nil && r.Sparse && isZero(body) {
 		r.noteHole(id, len(body))
 	} else if err == nil {
@@ -146,21 +146,21 @@ func (f *file) chunk(r *run, id pack.ID, rd read, body []byte) {
 	r.moved(int64(len(body)))
 }
 
-// begun returns the open file, and makes it at the first time.
-func (f *file) begun(r *run) (*fsx.Target, error) {
+// begun makes the file at the first time.
+func (f *file) begun(r *run) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.target == nil {
 		t, err := f.create(r)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		f.target = t
 		r.mu.Lock()
 		r.open[f] = struct{}{}
 		r.mu.Unlock()
 	}
-	return f.target, nil
+	return nil
 }
 
 // release says that a chunk came, and after the last one writes the slabs that
@@ -183,7 +183,7 @@ func (f *file) letGo(r *run) {
 	}
 	defer f.f.pins.Add(-1)
 	if !f.failed.Load() {
-		if _, err := f.begun(r); err != nil { // a file of holes only is begun now
+		if err := f.begun(r); err != nil { // a file of holes only is begun now
 			f.fail(r, err)
 		}
 	}
