@@ -272,6 +272,9 @@ func (w *sweep) whole(what string, b *s3sync.Bucket) {
 		return
 	}
 	(&source{t: w.t, dir: to, saves: w.s.saves}).checkDir(refs)
+	if err := os.RemoveAll(to); err != nil { // there will be hundreds
+		w.t.Error(err)
+	}
 }
 
 // Each request of a mirror run goes wrong in each way, once or from then on: the run succeeds
