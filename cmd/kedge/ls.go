@@ -27,8 +27,8 @@ behind it if there are several; latest is the newest.
     kedge ls .tag                 tags; /.commit/ID is a commit by its id
 
 Symbolic links are followed, but not at the end of a path with -d; an absolute one
-begins again where the names are. If PATH is no directory, or with -d, PATH itself
-is listed.
+begins again where the names are. If PATH is no directory, or a link that leads
+nowhere, or with -d, PATH itself is listed.
 
 -l shows mode, owner, size and time. The size of a save is that of all its files, and
 it is marked if parts of the source could not be read.
@@ -167,22 +167,31 @@ func (l *lister) paths(args []string) error {
 
 // path lists one argument.
 func (l *lister) path(arg string, header bool) error {
+	if arg == "" {
+		return usagef("an empty path names nothing: / is where the names are")
+	}
 	chain, err := l.v.Resolve(l.ctx, arg, repo.ResolveOptions{Follow: !l.o.directory, Meta: true})
+	if err != nil && !l.o.directory && exitCode(l.ctx, err) == exitNotFound { // perhaps a link that leads nowhere
+		link, lerr := l.v.Resolve(l.ctx, arg, repo.ResolveOptions{Meta: true})
+		if lerr == nil && link[len(link)-1].Mode == repo.ModeSymlink {
+			chain, err = link, nil
+		}
+	}
 	if err != nil {
 		return err
+	}
+	if header || l.o.recurse {
+		if err := l.header(arg); err != nil {
+			return err
+		}
 	}
 	name := path.Clean(arg)
 	self := chain[len(chain)-1]
 	if !self.IsDir() || l.o.directory {
-		if header {
-			if err := l.header(name); err != nil {
-				return err
-			}
-		}
 		self.Name = name
 		return l.add(&self, "")
 	}
-	return l.tree(chain, name, header)
+	return l.tree(chain, name)
 }
 
 // header prints the line above a directory, where there are several.
@@ -206,12 +215,12 @@ type pending struct {
 
 // tree lists a directory and, with -R, those below, without recursion: trees
 // may be deeper than a stack should be.
-func (l *lister) tree(chain []repo.Node, name string, header bool) error {
+func (l *lister) tree(chain []repo.Node, name string) error {
 	todo := []pending{{name, chain[len(chain)-1], chain[max(0, len(chain)-2)]}}
 	for len(todo) > 0 {
 		d := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		if header || l.o.recurse {
+		if d.name != name { // that one has its header
 			if err := l.header(d.name); err != nil {
 				return err
 			}

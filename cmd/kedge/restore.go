@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kedgebackup/kedge/repo/meta"
 	"github.com/kedgebackup/kedge/repo/restore"
 )
 
@@ -29,6 +30,9 @@ and gets its name when it is complete.
 Into a directory that is not new, set-id bits, devices and system attributes are left
 off unless --system asks for them: they are named, and the exit code is 3, as it is when
 something else could not be restored.
+
+Owners are looked up by name, and by number where no name is known or with
+--numeric-ids; root is root. The maps come first, and count for root as well.
 
 --tar writes an archive to standard output instead, with all metadata; long holes
 stay holes in it, unless --no-sparse asks for zeros.
@@ -64,8 +68,8 @@ func (a *app) restoreCommand() *cobra.Command {
 	f.StringArrayVar(&o.excludeRx, "exclude-rx", nil, "leave out what the regular expression `RE` matches")
 	f.StringArrayVar(&o.excludeRxFrom, "exclude-rx-from", nil, "the same for each line of `FILE`")
 	f.BoolVar(&o.numeric, "numeric-ids", false, "restore owners by number, not by name")
-	f.StringArrayVar(&o.mapUser, "map-user", nil, "give what belongs to user OLD to NEW: `OLD=NEW`")
-	f.StringArrayVar(&o.mapGroup, "map-group", nil, "the same for groups: `OLD=NEW`")
+	f.StringArrayVar(&o.mapUser, "map-user", nil, "give what belongs to user OLD to NEW, or to its number: `OLD=[NEW]`")
+	f.StringArrayVar(&o.mapGroup, "map-group", nil, "the same for groups: `OLD=[NEW]`")
 	f.StringArrayVar(&o.mapUID, "map-uid", nil, "the same for user numbers: `OLD=NEW`")
 	f.StringArrayVar(&o.mapGID, "map-gid", nil, "the same for group numbers: `OLD=NEW`")
 	f.BoolVar(&o.sparse, "sparse", a.name != "bup", "leave holes where there are long runs of zeros (--no-sparse: write them)")
@@ -125,8 +129,13 @@ func (a *app) restoreOptions(o restoring, args []string) (restore.Options, error
 	if ro.MapUID, err = numberMap("map-uid", o.mapUID); err != nil {
 		return ro, err
 	}
-	ro.MapGID, err = numberMap("map-gid", o.mapGID)
-	return ro, err
+	if ro.MapGID, err = numberMap("map-gid", o.mapGID); err != nil {
+		return ro, err
+	}
+	if _, err = meta.NewApplier(meta.Options{MapUser: ro.MapUser, MapGroup: ro.MapGroup}, &meta.Names{}); err != nil {
+		return ro, usagef("%v", err)
+	}
+	return ro, nil
 }
 
 func (a *app) restore(ctx context.Context, o restoring, ro restore.Options) error {
@@ -241,12 +250,13 @@ func restoreJSON(r restore.Result) restoreResult {
 	return restoreResult{r.Files, r.Dirs, r.Bytes, r.Kept, r.Removed, r.Withheld, r.Errors}
 }
 
-// nameMap reads the values OLD=NEW of an option that maps names.
+// nameMap reads the values OLD=NEW of an option that maps names. Without NEW the
+// number counts that was saved with OLD.
 func nameMap(option string, values []string) (map[string]string, error) {
 	m := make(map[string]string, len(values))
 	for _, v := range values {
 		from, to, ok := strings.Cut(v, "=")
-		if !ok || from == "" || to == "" {
+		if !ok || from == "" {
 			return nil, usagef("option --%s: %s is not of the form OLD=NEW", option, quote(v))
 		}
 		m[from] = to
