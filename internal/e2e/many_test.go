@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -165,5 +166,44 @@ func TestRemoteStop(t *testing.T) {
 	s.up(t)
 	if got := c.run(t, "ls"); got != "x\n" {
 		t.Errorf("after the start: %q", got)
+	}
+}
+
+// Whoever has no key costs little: thousands of connections that stall in the middle of
+// the handshake, and as many that hang up, while clients with a key are served.
+func TestRemoteFlood(t *testing.T) {
+	n := 1000
+	if full {
+		n = 10000
+	}
+	s := startServe(t)
+	c := s.addClient(t, "builtin", "build", "append")
+	c.run(t, "init")
+	say := []string{"", "SSH-2.0-x\r\n", "GET / HTTP/1.0\r\n\r\n", "SSH-2.0-x\r\n\x00\x00\x01\x00\x04\x14"}
+	var open []net.Conn
+	defer func() {
+		for _, l := range open {
+			l.Close()
+		}
+	}()
+	for i := range n {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 2, byte(i%500>>8), byte(i%500))}}
+		l, err := d.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+		check(t, err)
+		_, _ = l.Write([]byte(say[i%len(say)]))
+		if i%2 == 0 {
+			l.Close()
+			continue
+		}
+		open = append(open, l)
+		if i%(n/4) == n/8+1 {
+			c.run(t, "ls")
+		}
+	}
+	c.run(t, "ls")
+	rss := peak(t, s.cmd.Process.Pid)
+	t.Logf("%d MiB", rss>>10)
+	if rss > 512<<10 {
+		t.Errorf("the server took %d KiB", rss)
 	}
 }

@@ -184,10 +184,11 @@ func TestAttacksAfterLogin(t *testing.T) {
 		}
 	}
 	data := func(s string) string { return "\x5e" + num(0) + str(s) }
-	for _, tt := range []struct {
+	type attack struct {
 		name string
 		do   func(*raw)
-	}{
+	}
+	together([]attack{
 		{"silence", func(*raw) {}},
 		{"a session and silence", func(r *raw) { _ = r.open(1 << 20) }},
 		{"a command and silence", in(1<<20, func(*raw) {})},
@@ -259,26 +260,39 @@ func TestAttacksAfterLogin(t *testing.T) {
 		{"a disconnect", in(1<<20, func(r *raw) { _ = r.send("\x01" + num(11) + str("bye\x1b[2J") + str("")) })},
 		{"a disconnect and more", in(1<<20, func(r *raw) { _ = r.send("\x01" + num(11)); _ = r.send(data("help\n")) })},
 		{"half a packet", in(1<<20, func(r *raw) { _ = r.write(num(1000) + "x") })},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			r, err := rawDial(h.addr)
-			if err != nil {
-				t.Fatal(err)
+		{"a sealed packet of 4 GiB", in(1<<20, func(r *raw) { _ = r.write(num(1<<32 - 1)) })},
+		{"a sealed packet of 256 KiB and more", in(1<<20, func(r *raw) { _ = r.write(num(256<<10 + 1)) })},
+		{"a stop in the middle of a line", in(1<<20, func(r *raw) { _ = r.send(data("set-d")) })},
+		{"a stop in the middle of a packet", in(1<<20, func(r *raw) { _ = r.send(data("help\n")); s := r.seal(data("help\n")); _ = r.write(s[:len(s)/2]) })},
+		{"a window that is opened a byte at a time", in(0, func(r *raw) {
+			_ = r.send(data("help\n"))
+			for range 100 {
+				if r.send("\x5d"+num(0)+num(1)) != nil {
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
 			}
-			defer r.conn.Close()
-			if err := r.login(h.a); err != nil {
-				t.Fatal(err)
-			}
-			tt.do(r)
-			if err := h.served(h.b, "b"); err != nil {
-				t.Errorf("meanwhile: %v", err)
-			}
-			// It answers no keepalives, and is gone when these have failed, at the latest.
-			if err := r.gone(6 * time.Second); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+		})},
+	}, 4, func(tt attack) {
+		r, err := rawDial(h.addr)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			return
+		}
+		defer r.conn.Close()
+		if err := r.login(h.a); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			return
+		}
+		tt.do(r)
+		if err := h.served(h.b, "b"); err != nil {
+			t.Errorf("%s: meanwhile: %v", tt.name, err)
+		}
+		// It answers no keepalives, and is gone when these have failed, at the latest.
+		if err := r.gone(6 * time.Second); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	})
 	h.taken(0, 0)
 	h.good()
 }
