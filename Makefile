@@ -57,7 +57,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	  done; done
 
 sweep: ## the long crash, fault and damage sweeps, for at most SWEEP
-	KEDGE_SWEEP=full $(GO) test -timeout $(SWEEP) -run 'Sweep|Crash|Power|Damage' ./...
+	KEDGE_SWEEP=full $(GO) test -timeout $(SWEEP) -run 'Sweep|Crash|Power|Damage|Matrix|Resume|Kills' ./...
 
 sweep-inflate: ## INFLATIONS streams, most of them wrong, to our inflater and the standard library's (and a million to zlib)
 	$(GO) test ./pack -timeout 0 -v -run 'InflateSweep|LikeZlib' -inflations $(INFLATIONS)
