@@ -44,6 +44,8 @@ func (m *memory) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+func (m *memory) StartSync(off, n int64) error { return m.op("start %d at %d", n, off) }
+
 func (m *memory) WriteAt(p []byte, off int64) (int, error) {
 	if err := m.op("pwrite %d at %d", len(p), off); err != nil {
 		if m.short {

@@ -34,7 +34,7 @@ func entries(t testing.TB, n, size int) []Entry {
 func TestWriterSequence(t *testing.T) {
 	m := &memory{traced: true}
 	w := NewWriter(m)
-	es := entries(t, 300, 9000)
+	es := entries(t, 2000, 9000)
 	for part := range slices.Chunk(es, 7) {
 		if err := w.Add(part); err != nil {
 			t.Fatal(err)
@@ -54,6 +54,9 @@ func TestWriterSequence(t *testing.T) {
 	var want []string
 	for off := size; off > 0; off -= step {
 		want = append(want, fmt.Sprint("write ", min(off, step)))
+		if done := size - off + step; done%(8<<20) == 0 {
+			want = append(want, fmt.Sprint("start 8388608 at ", done-8<<20))
+		}
 	}
 	want = append(want, "pwrite 4 at 8")
 	for off := int64(0); off < size; off += step {
@@ -74,7 +77,7 @@ func TestWriterSequence(t *testing.T) {
 // TestWriterFaults lets every operation fail in turn: the writer must say so,
 // and refuse everything afterwards.
 func TestWriterFaults(t *testing.T) {
-	es := entries(t, 300, 9000)
+	es := entries(t, 1000, 9000)
 	for _, short := range []bool{false, true} {
 		for k := 1; ; k++ {
 			m := &memory{failAt: k, short: short}

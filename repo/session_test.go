@@ -18,6 +18,9 @@ import (
 	"github.com/kedgebackup/kedge/pack"
 )
 
+// A pack is on its way to the disk while it is written.
+var _ pack.Starter = (*dirPending)(nil)
+
 // small makes packs of few objects, so that a session needs many.
 func small(p *Packs, objects int, size int64) {
 	p.config.PackObjects, p.config.PackSizeLimit = objects, size

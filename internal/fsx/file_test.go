@@ -273,3 +273,46 @@ func TestHotCallsDoNotAllocate(t *testing.T) {
 		}
 	}
 }
+
+// TestStartSync: it leaves the bytes and the offset alone, is unseen, and refuses
+// what every change refuses.
+func TestStartSync(t *testing.T) {
+	name := t.TempDir() + "/f"
+	file, err := new(fsx.FS).Create(name, 0o666)
+	must(t, err)
+	_, err = file.Write(make([]byte, 1<<16))
+	must(t, err)
+	for _, at := range [][2]int64{{0, 1 << 16}, {4096, 1}, {1 << 20, 1 << 20}} {
+		must(t, file.StartSync(at[0], at[1]))
+	}
+	_, err = file.Write([]byte("x"))
+	must(t, err)
+	if size, err := file.Size(); err != nil || size != 1<<16+1 {
+		t.Errorf("%d bytes, %v", size, err)
+	}
+	must(t, file.Close())
+	if err := file.StartSync(0, 1); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("of a closed file: %v", err)
+	}
+
+	seen := 0
+	observed := &fsx.FS{Intercept: func(op fsx.Op, do func() error) error { seen++; return do() }}
+	file, err = observed.OpenWrite(name)
+	must(t, err)
+	defer file.Close()
+	before := seen
+	must(t, file.StartSync(0, 1))
+	if seen != before {
+		t.Error("it was seen")
+	}
+	failed := fault.Plan{Err: syscall.EIO, Match: fault.Only(fsx.KindWrite)}.At(1)
+	file, err = (&fsx.FS{Intercept: failed.Intercept}).OpenWrite(name)
+	must(t, err)
+	if _, err := file.Write([]byte("y")); err == nil {
+		t.Fatal("no fault")
+	}
+	if err := file.StartSync(0, 1); !errors.Is(err, syscall.EIO) {
+		t.Errorf("after a failed write: %v", err)
+	}
+	_ = file.Close()
+}
