@@ -374,9 +374,17 @@ func TestGreet(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			link := scripted(t, func(conn net.Conn, _ *bytes.Buffer) {
 				readLine(conn)
+				const last = "\n1\n\nok\n" // what is behind answers a frame, which must have come
+				says, answer, frames := strings.Cut(test.says, last)
+				if frames {
+					_, _ = io.WriteString(conn, says+last)
+					readLine(conn)
+					_, _ = io.ReadFull(conn, make([]byte, 12))
+					says = answer
+				}
 				var wg sync.WaitGroup
 				wg.Go(func() { _, _ = io.Copy(io.Discard, conn) })
-				_, _ = io.WriteString(conn, test.says)
+				_, _ = io.WriteString(conn, says)
 				time.Sleep(20 * time.Millisecond)
 				conn.Close()
 				wg.Wait()
