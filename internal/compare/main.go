@@ -1,7 +1,7 @@
 // Command compare runs kedge side by side with bup, restic and borg, whichever
 // are installed, over data that it makes, and prints a table in Markdown.
 //
-//	go run ./internal/compare [-kedge bin/kedge] [-sets dump,media,small,tree] [-scale 1] [-runs 1] [-dir DIR]
+//	go run ./internal/compare [-kedge bin/kedge] [-sets dump,media,small,tree] [-scale 1] [-runs 1] [-dir DIR] [-remote=false]
 //	go run ./internal/compare -s3 [-scale 0.3] [-runs 3]
 //
 // Each tool gets the same bytes at the same path, one tool after the other
@@ -10,6 +10,9 @@
 // second day's changes came in, a restore (compared byte by byte), and the full
 // check. Wall and CPU seconds are those of the processes, children included;
 // memory is the largest of them. bup and borg do not encrypt here; restic always does.
+//
+// Then the same over SSH: an sshd and a "kedge serve" are started on loopback, and CPU
+// seconds are told of each end. Without an sshd that can be started here this is left out.
 package main
 
 import (
@@ -28,6 +31,7 @@ import (
 type result struct {
 	set, tool, step string
 	wall, cpu       float64
+	server          float64 // CPU seconds of the other end
 	rssMiB          int64
 	repoMB          float64
 	note            string
@@ -40,14 +44,15 @@ func main() {
 	runs := flag.Int("runs", 1, "runs; the fastest of each step counts")
 	dir := flag.String("dir", "", "where to work (default: a new temporary directory)")
 	s3 := flag.Bool("s3", false, "compare mirrors to an object store with s3cmd and rclone instead")
+	far := flag.Bool("remote", true, "measure over SSH, too")
 	flag.Parse()
-	if err := run(*kedge, strings.Split(*sets, ","), *scale, *runs, *dir, *s3); err != nil {
+	if err := run(*kedge, strings.Split(*sets, ","), *scale, *runs, *dir, *s3, *far); err != nil {
 		fmt.Fprintln(os.Stderr, "compare:", err)
 		os.Exit(1)
 	}
 }
 
-func run(kedge string, sets []string, scale float64, runs int, dir string, s3 bool) error {
+func run(kedge string, sets []string, scale float64, runs int, dir string, s3, far bool) error {
 	kedge, err := filepath.Abs(kedge)
 	if err != nil {
 		return err
@@ -61,7 +66,16 @@ func run(kedge string, sets []string, scale float64, runs int, dir string, s3 bo
 	if s3 {
 		return runS3(kedge, scale, runs, dir)
 	}
-	tools := installed(kedge, dir)
+	tools := installed(allTools(kedge, dir))
+	var remote []tool
+	if far {
+		if h, err := startHost(kedge, dir); err != nil {
+			fmt.Fprintln(os.Stderr, "compare: nothing is measured over SSH:", err)
+		} else {
+			defer h.stop()
+			remote = installed(remoteTools(kedge, dir, h))
+		}
+	}
 	var all []result
 	for _, set := range sets {
 		data := filepath.Join(dir, "data", set)
@@ -69,8 +83,8 @@ func run(kedge string, sets []string, scale float64, runs int, dir string, s3 bo
 			return fmt.Errorf("data set %s: %w", set, err)
 		}
 		for range runs {
-			for _, t := range tools {
-				rs, err := measure(t, set, data, filepath.Join(dir, "work"))
+			for _, t := range slices.Concat(tools, remote) {
+				rs, err := measure(t, set, data, dir)
 				if err != nil {
 					return fmt.Errorf("%s on %s: %w", t.name, set, err)
 				}
@@ -82,15 +96,23 @@ func run(kedge string, sets []string, scale float64, runs int, dir string, s3 bo
 		}
 	}
 	printTable(tools, sets, all)
+	if len(remote) > 0 {
+		printRemote(remote, sets, all)
+	}
 	return nil
 }
 
 // measure runs all steps of one tool over one set.
-func measure(t tool, set, data, work string) ([]result, error) {
+func measure(t tool, set, data, dir string) ([]result, error) {
+	work := filepath.Join(dir, "work")
 	if err := os.RemoveAll(work); err != nil {
 		return nil, err
 	}
 	src, repo, out := filepath.Join(work, "src"), filepath.Join(work, "repo"), filepath.Join(work, "out")
+	if t.server != nil {
+		repo = filepath.Join(dir, "host", "root", "repo") // where kedge's server has it
+		defer os.RemoveAll(repo)
+	}
 	for _, d := range []string{work, out} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, err
@@ -103,7 +125,7 @@ func measure(t tool, set, data, work string) ([]result, error) {
 	if err := quiet("sync"); err != nil {
 		return nil, err
 	}
-	p := paths{src: src, repo: repo, out: out}
+	p := paths{src: src, repo: repo, out: out, home: filepath.Join(work, "home")}
 	if err := quietCommands(t.setup(p)); err != nil {
 		return nil, err
 	}
@@ -113,8 +135,8 @@ func measure(t tool, set, data, work string) ([]result, error) {
 		r.set, r.tool, r.step = set, t.name, name
 		r.repoMB = float64(treeSize(repo)) / 1e6
 		rs = append(rs, r)
-		fmt.Fprintf(os.Stderr, "%-6s %-7s %-10s %7.2f s  cpu %7.2f s  %5d MiB  repo %8.1f MB\n",
-			set, t.name, name, r.wall, r.cpu, r.rssMiB, r.repoMB)
+		fmt.Fprintf(os.Stderr, "%-6s %-15s %-10s %7.2f s  cpu %7.2f + %.2f s  %5d MiB  repo %8.1f MB\n",
+			set, t.name, name, r.wall, r.cpu, r.server, r.rssMiB, r.repoMB)
 		return err
 	}
 	if err := step("first", t.save(p, 1)); err != nil {
@@ -135,6 +157,9 @@ func measure(t tool, set, data, work string) ([]result, error) {
 	if err := quiet("diff", "-r", "--no-dereference", src, filepath.Join(out, t.restored(p))); err != nil {
 		rs[len(rs)-1].note = " (wrong)"
 	}
+	if t.check == nil {
+		return rs, nil
+	}
 	return rs, step("check", t.check(p))
 }
 
@@ -148,6 +173,11 @@ func sync(from, to string) error {
 }
 
 func timed(t tool, cmds [][]string, dir string) (r result, err error) {
+	before := t.server.cpu()
+	defer func() {
+		t.server.settle()
+		r.server = t.server.cpu() - before
+	}()
 	for _, argv := range cmds {
 		c := exec.Command(argv[0], argv[1:]...)
 		c.Env, c.Dir = append(os.Environ(), t.env...), dir
@@ -249,8 +279,8 @@ func peak(all []result, set, tool string) (n int64) {
 }
 
 // installed returns kedge and those of the peers that are on the PATH.
-func installed(kedge, dir string) []tool {
-	return slices.DeleteFunc(allTools(kedge, dir), func(t tool) bool {
+func installed(tools []tool) []tool {
+	return slices.DeleteFunc(tools, func(t tool) bool {
 		_, err := exec.LookPath(t.exe)
 		return err != nil
 	})

@@ -6,7 +6,9 @@ import (
 	"strings"
 )
 
-type paths struct{ src, repo, out string }
+// paths are where a tool works: home is its own directory on the client, if the repository
+// is elsewhere.
+type paths struct{ src, repo, out, home string }
 
 type command struct {
 	argv []string
@@ -21,7 +23,8 @@ type tool struct {
 	save      func(p paths, n int) [][]string
 	restore   func(p paths) [][]string // in p.out
 	restored  func(p paths) string     // where in p.out the source tree stands then
-	check     func(p paths) [][]string
+	check     func(p paths) [][]string // nil: there is no such step
+	server    *process                 // that has the repository; nil: it is a directory
 }
 
 func allTools(kedge, dir string) []tool {
