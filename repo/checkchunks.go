@@ -152,24 +152,19 @@ func (w *walker) sizeOf(ref chunkRef, refs []chunkRef, depth int) (int64, error)
 		return 0, errUnknown
 	case ref.tree:
 		return w.total(ref, refs, depth+1)
-	case num < 0, !w.sizes:
+	case !w.sizes:
 		return 0, errUnknown
 	}
 	return w.blobSize(ref.id, num)
 }
 
-// blobSize returns the size of a blob of the census.
+// blobSize returns the size of a blob.
 func (w *walker) blobSize(id pack.ID, num int) (int64, error) {
+	if num < 0 || w.bad.has(num) { // it is loose, or another pack has it
+		return w.looseSize(id)
+	}
 	if n := w.size[num]; n != sizeUnknown && w.blob.has(num) {
 		return int64(n), nil
-	}
-	if w.bad.has(num) { // but another pack has it
-		var n int64
-		err := getTyped(w.ctx, w.p, id, pack.Blob, func(body []byte) error {
-			n = int64(len(body))
-			return nil
-		})
-		return n, err
 	}
 	at, ok, err := w.p.find(w.p.table.Load(), id, nil)
 	if err != nil || !ok {
@@ -180,6 +175,26 @@ func (w *walker) blobSize(id pack.ID, num int) (int64, error) {
 	t, size, err := at.file.pack.Header(r.scratch, at.off, at.file.idx.Find)
 	if err == nil && t != pack.Blob {
 		err = wrongType(id, t, pack.Blob)
+	}
+	return size, err
+}
+
+// looseSize returns the size of a blob by reading it.
+func (w *walker) looseSize(id pack.ID) (size int64, err error) {
+	w.mu.Lock()
+	size, known := w.loose[id]
+	w.mu.Unlock()
+	if known {
+		return size, nil
+	}
+	err = getTyped(w.ctx, w.p, id, pack.Blob, func(body []byte) error {
+		size = int64(len(body))
+		return nil
+	})
+	if err == nil {
+		w.mu.Lock()
+		w.loose[id] = size
+		w.mu.Unlock()
 	}
 	return size, err
 }

@@ -66,11 +66,12 @@ type walker struct {
 	mu     sync.Mutex
 	totals totals
 	extra  map[pack.ID]struct{}
+	loose  map[pack.ID]int64 // sizes of blobs that are not in the census
 }
 
 // walk looks at all that the tips reach. Sizes are compared only if they are known.
 func (c *checker) walk(sizes bool) error {
-	w := &walker{checker: c, sizes: sizes, extra: make(map[pack.ID]struct{}),
+	w := &walker{checker: c, sizes: sizes, extra: make(map[pack.ID]struct{}), loose: make(map[pack.ID]int64),
 		totals: totals{byNum: make(map[int]int64), byID: make(map[pack.ID]int64)},
 		spare:  make(chan struct{}, c.o.Workers-1)}
 	w.queue.more.L = &w.queue.mu
@@ -305,15 +306,19 @@ func (w *walker) item(l *dirList, ref dirRef) (dir bool, err error) {
 	case ref.dir():
 		return news, nil
 	}
-	return false, w.wantBlob(id, num, news)
+	return false, w.wantBlob(id, num, news, ref.mode() == ModeSymlink)
 }
 
-// wantBlob reports an object that should be a blob and is none.
-func (w *walker) wantBlob(id pack.ID, num int, news bool) error {
-	if num < 0 || !news || !w.sizes || w.blob.has(num) || w.bad.has(num) {
+// wantBlob reports an object that should be a blob and is none, or is too long for the
+// target of a symbolic link.
+func (w *walker) wantBlob(id pack.ID, num int, news, link bool) error {
+	if !news || !w.sizes || w.isBad(id) || num >= 0 && w.blob.has(num) && !link {
 		return nil
 	}
-	_, err := w.blobSize(id, num)
+	size, err := w.blobSize(id, num)
+	if link && err == nil && size > maxTarget {
+		err = &pack.CorruptError{File: "blob " + id.String(), Off: -1, Reason: fmt.Sprintf("%d bytes are no target of a symbolic link", size)}
+	}
 	if damaged(err) {
 		w.badObject(BadTree, id, "", err)
 		return nil

@@ -159,7 +159,7 @@ func (l *lister) paths(args []string) error {
 		failed = err
 	}
 	if failed == nil && l.lost {
-		failed = withHint(&codedError{exitDamaged, errors.New("the repository is damaged: some metadata could not be read")},
+		failed = withHint(&codedError{exitDamaged, errors.New("the repository is damaged: not all could be read")},
 			fmt.Sprintf("'%s fsck' tells which saves and paths are affected", l.a.name))
 	}
 	return failed
@@ -226,6 +226,9 @@ func (l *lister) tree(chain []repo.Node, name string) error {
 			}
 		}
 		below, err := l.dir(d)
+		if err != nil && d.name != name && l.damaged(d.name, err) {
+			err = nil
+		}
 		if err == nil {
 			err = l.flush()
 		}
@@ -251,8 +254,7 @@ func (l *lister) dir(d pending) (below []pending, err error) {
 	hidden := l.o.all || l.o.almostAll
 	err = l.v.ReadDir(l.ctx, &d.node, l.o.long || l.a.common.json, func(n *repo.Node) error {
 		if n.Err != nil {
-			l.lost = true
-			l.a.ui.warn(path.Join(d.name, n.Name), n.Err)
+			l.damaged(path.Join(d.name, n.Name), n.Err)
 		}
 		if n.Name == "." || !hidden && strings.HasPrefix(n.Name, ".") {
 			return nil
@@ -263,6 +265,17 @@ func (l *lister) dir(d pending) (below []pending, err error) {
 		return l.add(n, d.name)
 	})
 	return below, err
+}
+
+// damaged tells of what cannot be read, and reports whether the listing can go on
+// without it.
+func (l *lister) damaged(path string, err error) bool {
+	if exitCode(l.ctx, err) != exitDamaged {
+		return false
+	}
+	l.lost = true
+	l.a.ui.warn(path, err)
+	return true
 }
 
 // group is how many rows are kept back until their sizes are looked up together.
@@ -311,6 +324,9 @@ func (l *lister) row(n *repo.Node, dir string) (*lsRow, error) {
 		if r.size = n.Meta.Size; n.Meta.Mode == 0 || r.size < 0 {
 			r.size, err = repo.OpenFile(l.ctx, l.r, n.ID, n.Chunked).Size()
 		}
+	}
+	if err != nil && dir != "" && l.damaged(path.Join(dir, n.Name), err) {
+		err = nil
 	}
 	return r, err
 }
