@@ -110,13 +110,13 @@ func (g *gate) next(r io.Reader) error {
 	case greeting:
 		end := bytes.IndexByte(g.buf, '\n')
 		switch {
-		case end >= 0 && bytes.HasPrefix(g.buf, []byte("SSH-")):
-			g.left, g.stage = end+1, clear
-			return nil
-		case end >= 0 || len(g.buf) > maxGreeting:
+		case end < 0 && len(g.buf) <= maxGreeting:
+			return g.fill(r)
+		case end < 0 || end > maxGreeting || !bytes.HasPrefix(g.buf, []byte("SSH-")):
 			return errGate
 		}
-		return g.fill(r)
+		g.left, g.stage = end+1, clear
+		return nil
 	case clear:
 		if len(g.buf) < 6 {
 			return g.fill(r)

@@ -198,3 +198,31 @@ func TestBrokenProtocol(t *testing.T) {
 	}
 	h.good()
 }
+
+// FuzzGate: what passes is the beginning of what came, and reading it ends with a reason.
+func FuzzGate(f *testing.F) {
+	hello := "SSH-2.0-x\r\n"
+	for _, s := range []string{"", hello, hello + usualInit(), hello + frame(usualInit()) + frame("\x15") + num(32) + strings.Repeat("s", 48), "SSH-" + strings.Repeat("x", 300), "SSH-" + strings.Repeat("x", 253) + "\n", hello + num(1<<32-1)} {
+		f.Add([]byte(s), uint8(1))
+	}
+	f.Fuzz(func(t *testing.T, in []byte, size uint8) {
+		g := newGate(time.Time{}) // nobody waits for an answer
+		r := bytes.NewReader(in)
+		var out []byte
+		var err error
+		for p := make([]byte, int(size)+1); err == nil; {
+			var n int
+			n, err = g.read(r, p)
+			out = append(out, p[:n]...)
+		}
+		if !bytes.HasPrefix(in, out) {
+			t.Fatal("something else passes")
+		}
+		if i := bytes.IndexByte(out, '\n'); len(out) > 0 && (i < 0 || i > maxGreeting) {
+			t.Fatalf("a greeting of %d bytes passes", len(out))
+		}
+		if !errors.Is(err, io.EOF) && !errors.Is(err, errGate) && !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal(err)
+		}
+	})
+}

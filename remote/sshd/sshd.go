@@ -39,7 +39,12 @@
 //	128     sessions, 8 of one key
 //	45 s    without a byte, though a keepalive is sent each 15 s
 //	60 s    for the kernel to take what is written
-//	5 min   for a client to read or write what git waits for; server.Limits for the rest
+//	5 min   for the answer to a keepalive, and for a client to read or write what git waits
+//	        for; server.Limits for the rest
+//	8       packets, of 35,000 bytes at most, that are read before they are answered, while
+//	        there is no proof; see gate
+//	3       connections of a key that cannot be ended, because it broke the protocol; then
+//	        it is refused. See client.bury
 //	2 MiB   of a channel are read ahead
 //
 // A client that stalls keeps nobody else out: what stalls makes room. Rights, limits and refusals go to the log, one
