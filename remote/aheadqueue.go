@@ -22,8 +22,9 @@ type family struct {
 
 // kid is a child of a tree that was seen.
 type kid struct {
-	of *family
-	at place
+	of    *family
+	at    place
+	taken bool // it was asked for; directories that are alike are asked for again
 }
 
 // queue holds ids in the order in which a walk comes to them.

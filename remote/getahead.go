@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 
@@ -37,7 +38,7 @@ type ahead struct {
 	mu     sync.Mutex
 	window int             // how many objects may be held or under way
 	flight int             // requests
-	kids   map[pack.ID]kid // of trees that were seen, until they are asked for
+	kids   map[pack.ID]kid // of trees that were seen
 	todo   queue           // of those, what is to be got
 	at     place           // of the last one that was asked for
 	held   map[pack.ID]*early
@@ -88,6 +89,14 @@ type asked struct {
 	known bool   // it is
 }
 
+// forget forgets those kids that were asked for, with a.mu held, and all if these are few.
+func (a *ahead) forget() {
+	maps.DeleteFunc(a.kids, func(_ pack.ID, k kid) bool { return k.taken })
+	if len(a.kids) > aheadKids/2 {
+		a.reset()
+	}
+}
+
 // take takes note that ids are asked for. known says that one at least was expected.
 func (a *ahead) take(ids []pack.ID) (list []asked, known bool) {
 	list = make([]asked, len(ids))
@@ -96,9 +105,11 @@ func (a *ahead) take(ids []pack.ID) (list []asked, known bool) {
 	walking := false
 	for i, id := range ids {
 		x := &list[i]
-		if x.kid, x.known = a.kids[id]; x.known {
-			known = true
-			delete(a.kids, id)
+		x.kid, x.known = a.kids[id]
+		known = known || x.known
+		if x.known && !x.kid.taken {
+			x.kid.taken = true
+			a.kids[id] = x.kid
 			a.at = x.kid.at
 			if fam := x.kid.of; !fam.meta {
 				fam.asked++
@@ -201,7 +212,7 @@ var bupm = []byte(".bupm")
 // no contents.
 func (a *ahead) expect(body []byte, tree kid) {
 	if len(a.kids) > aheadKids {
-		a.reset()
+		a.forget()
 	}
 	fam, meta := new(family), &family{meta: true}
 	var lists [3][]pack.ID // metadata, trees of chunks, directories
@@ -220,12 +231,12 @@ func (a *ahead) expect(body []byte, tree kid) {
 	n := 0
 	for k, of := range [...]*family{meta, fam, fam} {
 		for _, id := range lists[k] {
-			if _, again := a.kids[id]; again {
+			if k, again := a.kids[id]; again && !k.taken {
 				continue
 			}
 			at := tree.at.child(n)
 			n++
-			a.kids[id] = kid{of, at}
+			a.kids[id] = kid{of: of, at: at}
 			a.todo.add(at, id)
 		}
 	}
@@ -271,7 +282,7 @@ func (a *ahead) next() (list []*early) {
 			break
 		}
 		k, wanted := a.kids[id]
-		if !wanted || a.held[id] != nil {
+		if !wanted || k.taken || a.held[id] != nil {
 			continue // it was asked for meanwhile
 		}
 		e := &early{id: id, kid: k, done: make(chan struct{})}
