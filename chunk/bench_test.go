@@ -2,10 +2,14 @@ package chunk
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/restic/chunker"
 )
@@ -83,6 +87,66 @@ func BenchmarkSplit(b *testing.B) {
 	}
 }
 
+// corpusFlag: with -corpus=FILE:… the splitters are measured on these files, too.
+var corpusFlag = flag.String("corpus", "", "list of files to measure splitters on")
+
+// BenchmarkBeside splits 1 MiB after the other with rabin:13 and with the library
+// in turn, which cuts the same. The least time that each took for each counts.
+func BenchmarkBeside(b *testing.B) {
+	const size, most = 1 << 20, 16 << 20
+	inputs := map[string][]byte{"random": randomBytes(1, 4<<20), "text": sqlText(4 << 20)}
+	for _, f := range filepath.SplitList(*corpusFlag) {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			b.Fatal(err)
+		}
+		inputs[filepath.Base(f)] = data[:min(len(data), most)]
+	}
+	for name, data := range inputs {
+		b.Run(name, func(b *testing.B) {
+			least := make([][2]time.Duration, len(data)/size)
+			for i := range least {
+				least[i] = [2]time.Duration{time.Hour, time.Hour}
+			}
+			s := mustParse(b, "rabin:13")
+			lib, buf := chunker.New(nil, polynomial), make([]byte, 64<<10)
+			var cuts []Cut
+			b.SetBytes(size)
+			n := 0
+			for ; b.Loop(); n++ {
+				k := n % len(least)
+				part := data[k*size:][:size]
+				start := time.Now()
+				cuts = s.Split(cuts[:0], part, true)
+				least[k][0] = min(least[k][0], time.Since(start))
+				start = time.Now()
+				splitWithLibrary(lib, buf, part)
+				least[k][1] = min(least[k][1], time.Since(start))
+			}
+			var took [2]time.Duration
+			for _, t := range least[:min(n, len(least))] {
+				took[0] += t[0]
+				took[1] += t[1]
+			}
+			bytes := float64(size * min(n, len(least)))
+			b.ReportMetric(bytes/float64(took[0].Nanoseconds())*1e3, "ours-MB/s")
+			b.ReportMetric(bytes/float64(took[1].Nanoseconds())*1e3, "library-MB/s")
+			b.ReportMetric(float64(took[1])/float64(took[0]), "times-faster")
+		})
+	}
+}
+
+// splitWithLibrary splits data with restic/chunker, as rabin:13 does.
+func splitWithLibrary(c *chunker.Chunker, buf, data []byte) {
+	c.ResetWithBoundaries(bytes.NewReader(data), polynomial, 2<<10, 64<<10)
+	c.SetAverageBits(13)
+	for {
+		if _, err := c.Next(buf); err == io.EOF {
+			return
+		}
+	}
+}
+
 // BenchmarkResticChunker is the library on the same data.
 func BenchmarkResticChunker(b *testing.B) {
 	c := chunker.New(nil, polynomial)
@@ -91,13 +155,7 @@ func BenchmarkResticChunker(b *testing.B) {
 		b.Run(in.name, func(b *testing.B) {
 			b.SetBytes(int64(len(in.data)))
 			for b.Loop() {
-				c.ResetWithBoundaries(bytes.NewReader(in.data), polynomial, 2<<10, 64<<10)
-				c.SetAverageBits(13)
-				for {
-					if _, err := c.Next(buf); err == io.EOF {
-						break
-					}
-				}
+				splitWithLibrary(c, buf, in.data)
 			}
 		})
 	}

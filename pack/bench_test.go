@@ -97,6 +97,14 @@ func BenchmarkProbe(b *testing.B) {
 	}
 }
 
+func BenchmarkAdler32(b *testing.B) {
+	body := noise(10 << 10)
+	b.SetBytes(int64(len(body)))
+	for b.Loop() {
+		adler32(body)
+	}
+}
+
 func BenchmarkDecode(b *testing.B) {
 	for _, level := range []int{1, 6} {
 		for _, c := range bodies {

@@ -3,6 +3,7 @@ package pack
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"go/build"
 	"io"
 	"os"
@@ -49,6 +50,45 @@ func corpora(t testing.TB) map[string][][]byte {
 	return sets
 }
 
+// contest holds the least times of two contestants for each of a number of chunks.
+// It is what a chunk takes when nothing else happens; it comes again only after
+// all others, so no processor remembers it.
+type contest struct {
+	least [][2]time.Duration
+	size  int // of a chunk
+}
+
+func newContest(chunks, size int) *contest {
+	c := &contest{make([][2]time.Duration, chunks), size}
+	for i := range c.least {
+		c.least[i] = [2]time.Duration{time.Hour, time.Hour}
+	}
+	return c
+}
+
+// run lets a contestant have chunk i.
+func (c *contest) run(who, i int, f func()) {
+	start := time.Now()
+	f()
+	c.least[i][who] = min(c.least[i][who], time.Since(start))
+}
+
+// report tells of the first contestant, ours, beside the second, the library.
+func (c *contest) report(b *testing.B) {
+	var took [2]time.Duration
+	n := 0.0
+	for _, t := range c.least {
+		if t[1] < time.Hour {
+			took[0] += t[0]
+			took[1] += t[1]
+			n += float64(c.size)
+		}
+	}
+	b.ReportMetric(n/float64(took[0].Nanoseconds())*1e3, "ours-MB/s")
+	b.ReportMetric(n/float64(took[1].Nanoseconds())*1e3, "library-MB/s")
+	b.ReportMetric(float64(took[1])/float64(took[0]), "times-faster")
+}
+
 // BenchmarkDeflate compresses chunks with both compressors in turn, so that
 // whatever else the machine does hits both, and reports how many times faster
 // ours is, and how large its output, as a part of the library's.
@@ -56,24 +96,18 @@ func BenchmarkDeflate(b *testing.B) {
 	for name, chunks := range corpora(b) {
 		b.Run(name, func(b *testing.B) {
 			both := [2]deflater{newDeflater(1), {lib: newLibrary(1)}}
-			var took [2]time.Duration
+			c := newContest(len(chunks), 10<<10)
 			var size [2]int
 			buf := make([]byte, 0, EncodedLimit(10<<10))
 			b.SetBytes(10 << 10)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				c := chunks[i%len(chunks)]
 				for k := range both {
 					k ^= i & 1
-					start := time.Now()
-					size[k] += len(both[k].append(buf, c))
-					took[k] += time.Since(start)
+					c.run(k, i%len(chunks), func() { size[k] += len(both[k].append(buf, chunks[i%len(chunks)])) })
 				}
 			}
-			n := float64(b.N)
-			b.ReportMetric(n*(10<<10)/float64(took[0].Nanoseconds())*1e3, "ours-MB/s")
-			b.ReportMetric(n*(10<<10)/float64(took[1].Nanoseconds())*1e3, "library-MB/s")
-			b.ReportMetric(float64(took[1])/float64(took[0]), "times-faster")
+			c.report(b)
 			b.ReportMetric(float64(size[0])/float64(size[1]), "size-ratio")
 		})
 	}
@@ -89,9 +123,7 @@ func zlibStreams(d *deflater, chunks [][]byte) [][]byte {
 }
 
 // BenchmarkInflate unpacks chunks that our encoder and the library packed, with
-// our inflater and the library's in turn. Each chunk counts with the shortest
-// of its times, which is what it takes when nothing else happens; it comes
-// again only after all others, so no processor remembers it.
+// our inflater and the library's in turn.
 func BenchmarkInflate(b *testing.B) {
 	for name, chunks := range corpora(b) {
 		for _, from := range []struct {
@@ -100,10 +132,7 @@ func BenchmarkInflate(b *testing.B) {
 		}{{"ours", newDeflater(1)}, {"library1", deflater{lib: newLibrary(1)}}, {"library6", deflater{lib: newLibrary(6)}}} {
 			b.Run(name+"/"+from.name, func(b *testing.B) {
 				streams := zlibStreams(&from.d, chunks)
-				least := make([][2]time.Duration, len(streams))
-				for i := range least {
-					least[i] = [2]time.Duration{time.Hour, time.Hour}
-				}
+				c := newContest(len(streams), len(chunks[0]))
 				var z inflater
 				lib, err := zlib.NewReader(bytes.NewReader(streams[0]))
 				if err != nil {
@@ -111,39 +140,35 @@ func BenchmarkInflate(b *testing.B) {
 				}
 				in, dst := new(bytes.Reader), make([]byte, len(chunks[0]))
 				b.SetBytes(int64(len(dst)))
+				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {
 					k := i % len(streams)
-					start := time.Now()
-					if _, err := z.run(dst, streams[k]); err != nil {
+					c.run(0, k, func() { _, err = z.run(dst, streams[k]) })
+					if err != nil {
 						b.Fatal(err)
 					}
-					least[k][0] = min(least[k][0], time.Since(start))
-					start = time.Now()
-					in.Reset(streams[k])
-					if err := lib.(zlib.Resetter).Reset(in, nil); err != nil {
+					c.run(1, k, func() { err = libraryInflate(lib, in, dst, streams[k]) })
+					if err != nil {
 						b.Fatal(err)
-					}
-					if _, err := io.ReadFull(lib, dst); err != nil {
-						b.Fatal(err)
-					}
-					if _, err := lib.Read(dst[:1]); err != io.EOF { // it checks the sum here
-						b.Fatal(err)
-					}
-					least[k][1] = min(least[k][1], time.Since(start))
-				}
-				var took [2]time.Duration
-				n := 0.0
-				for _, t := range least {
-					if t[0] < time.Hour {
-						took[0] += t[0]
-						took[1] += t[1]
-						n += float64(len(dst))
 					}
 				}
-				b.ReportMetric(n/float64(took[0].Nanoseconds())*1e3, "ours-MB/s")
-				b.ReportMetric(n/float64(took[1].Nanoseconds())*1e3, "library-MB/s")
-				b.ReportMetric(float64(took[1])/float64(took[0]), "times-faster")
+				c.report(b)
 			})
 		}
 	}
+}
+
+// libraryInflate unpacks a stream with the library, its checksum included.
+func libraryInflate(lib io.Reader, in *bytes.Reader, dst, stream []byte) error {
+	in.Reset(stream)
+	if err := lib.(zlib.Resetter).Reset(in, nil); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(lib, dst); err != nil {
+		return err
+	}
+	if _, err := lib.Read(dst[:1]); err != io.EOF { // it compares the sum here
+		return fmt.Errorf("at the end of the stream: %w", err)
+	}
+	return nil
 }
