@@ -137,12 +137,13 @@ func (m *Marks) place(id pack.ID, browse bool) (int, error) {
 	if browse {
 		recent = &m.recent[1]
 	}
-	if cp := recent.Load(); cp != nil {
+	t := m.p.table.Load()
+	if cp := recent.Load(); cp != nil && t.byName[cp.name] == cp.packFile { // it may have been retired
 		if i, ok, err := cp.own.idx.Place(id); ok || err != nil {
 			return cp.base + i, err
 		}
 	}
-	at, ok, err := m.p.find(m.p.table.Load(), id, func(f *packFile) bool { return m.of[f] != nil })
+	at, ok, err := m.p.find(t, id, func(f *packFile) bool { return m.of[f] != nil })
 	if err != nil || !ok {
 		return -1, err
 	}
@@ -166,11 +167,10 @@ func (m *Marks) Has(id pack.ID) (bool, error) {
 	return m.other[id], nil
 }
 
-// ReachPack marks everything in a pack, and all below it. The pack may have come after the
-// census.
+// ReachPack marks everything in a pack of which nothing below is missing, and all that is below.
+// The pack may have come after the census.
 func (m *Marks) ReachPack(ctx context.Context, name pack.ID) error {
-	t := m.p.table.Load()
-	f := t.byName["pack-"+name.String()]
+	f := m.p.table.Load().byName["pack-"+name.String()]
 	if f == nil {
 		return nil
 	}
@@ -178,20 +178,43 @@ func (m *Marks) ReachPack(ctx context.Context, name pack.ID) error {
 		return firstErr(err, errGone)
 	}
 	s := pack.NewScratch(maxTree)
-	return f.idx.Records(func(r pack.Record) error {
+	var ids []pack.ID
+	err := f.idx.Records(func(r pack.Record) error {
 		typ, _, err := f.pack.Header(s, r.Off, f.idx.Find)
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if typ == pack.Blob {
+		case typ == pack.Blob:
 			_, err := m.reach(r.ID, false)
 			return err
 		}
-		return m.Reach(ctx, r.ID)
+		if ids = append(ids, r.ID); len(ids) < kidsAtOnce {
+			return ctx.Err()
+		}
+		err = m.ReachWhole(ctx, ids...)
+		ids = ids[:0]
+		return err
 	})
+	return firstErr(err, m.ReachWhole(ctx, ids...))
+}
+
+// ReachWhole marks those objects of which nothing below is missing. Of the others it marks
+// nothing: half of what somebody left behind is of no use, and could not be written anew.
+func (m *Marks) ReachWhole(ctx context.Context, ids ...pack.ID) error {
+	lacks, err := m.p.Missing(ctx, nil, ids)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if len(lacks) > 0 && lacks[0] == id {
+			lacks = lacks[1:]
+			continue
+		}
+		if err := m.Reach(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Later returns the packs that came after the census.

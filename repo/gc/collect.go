@@ -133,7 +133,7 @@ func (c *collector) markNews(ctx context.Context, written []repo.PackInfo) error
 		if slices.ContainsFunc(written, func(pk repo.PackInfo) bool { return pk.Name == name }) {
 			continue
 		}
-		if err := c.reachPack(ctx, name); err != nil {
+		if err := c.m.ReachPack(ctx, name); err != nil {
 			return err
 		}
 	}

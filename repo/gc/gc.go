@@ -2,7 +2,6 @@ package gc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -195,8 +194,7 @@ func (c *collector) mark(ctx context.Context) error {
 		if c.o.Now || c.now.Sub(l.Time) > repo.UndoTime {
 			continue
 		}
-		err := c.m.Reach(ctx, l.Old)
-		if err != nil && !errors.As(err, new(*repo.MissingError)) { // it is past undoing
+		if err := c.m.ReachWhole(ctx, l.Old); err != nil { // unless it is past undoing
 			return err
 		}
 	}
@@ -216,7 +214,7 @@ func (c *collector) mark(ctx context.Context) error {
 			}
 		}
 		if stay {
-			if err := c.reachPack(ctx, pk.Name); err != nil {
+			if err := c.m.ReachPack(ctx, pk.Name); err != nil {
 				return err
 			}
 		}
@@ -256,15 +254,6 @@ func (c *collector) unfinished(ctx context.Context, name pack.ID) (bool, error) 
 	}
 	u, err := c.m.UseOf(ctx, name)
 	return u.Live == 0 && u.Dead > 0, err
-}
-
-// reachPack marks a whole pack. That something below it is missing is not for gc to judge.
-func (c *collector) reachPack(ctx context.Context, name pack.ID) error {
-	err := c.m.ReachPack(ctx, name)
-	if errors.As(err, new(*repo.MissingError)) {
-		return nil
-	}
-	return err
 }
 
 func (c *collector) tell() {
