@@ -47,7 +47,7 @@ func (c *checker) locate() error {
 	if c.unnamed > 0 {
 		c.find(Finding{Kind: Note, Reason: fmt.Sprintf("%d more damaged objects are not traced to paths", c.unnamed)})
 	}
-	c.fine = makeBitmap(c.n)
+	c.fine, c.fineLoose = makeBitmap(c.n), make(map[pack.ID]struct{})
 	looked := 0
 	for _, t := range c.tips {
 		l := &locator{checker: c, ref: t.ref, byPath: make(map[string]*affected), looked: looked}
@@ -143,12 +143,20 @@ func (l *locator) known(id pack.ID) (num int, fine bool, err error) {
 	if damaged(err) {
 		num, err = -1, nil
 	}
-	return num, num >= 0 && l.fine.has(num), err
+	if num < 0 {
+		_, fine = l.fineLoose[id]
+		return num, fine, err
+	}
+	return num, l.fine.has(num), err
 }
 
 // settle remembers what was found out of a tree.
-func (l *locator) settle(num int, hit bool) {
-	if !hit && num >= 0 {
+func (l *locator) settle(num int, id pack.ID, hit bool) {
+	switch {
+	case hit:
+	case num < 0:
+		l.fineLoose[id] = struct{}{}
+	default:
 		l.fine.add(num)
 	}
 }
@@ -186,7 +194,7 @@ func (l *locator) dir(id pack.ID, path string, depth int) (hit bool, err error) 
 		}
 		hit = hit || below
 	}
-	l.settle(num, hit)
+	l.settle(num, id, hit)
 	return hit, nil
 }
 
@@ -252,6 +260,6 @@ func (l *locator) chunks(id pack.ID, depth int) (pack.ID, error) {
 			return bad, err
 		}
 	}
-	l.settle(num, false)
+	l.settle(num, id, false)
 	return pack.ID{}, nil
 }

@@ -26,6 +26,8 @@ type census struct {
 	bad  bitmap   // its bytes are wrong
 	seen bitmap   // it was reached from a ref
 	fine bitmap   // of a tree: nothing below it is damaged
+
+	fineLoose map[pack.ID]struct{} // fine, of trees that are in no pack
 }
 
 const sizeUnknown = math.MaxUint16

@@ -88,7 +88,7 @@ func (a *app) lsCommand() *cobra.Command {
 		if len(args) == 0 {
 			args = []string{"/"}
 		}
-		l := lister{a: a, ctx: ctx, o: o, r: r, v: &repo.VFS{Repo: r}}
+		l := lister{a: a, ctx: ctx, o: o, r: r, v: &repo.VFS{Repo: r}, told: make(map[string]bool)}
 		return l.paths(args)
 	})
 }
@@ -129,9 +129,9 @@ type lister struct {
 	o    listing
 	r    repo.Repo
 	v    *repo.VFS
-	rows []*lsRow // of a directory, waiting for their sizes or to be put in columns
-	said bool     // something was printed
-	lost bool     // metadata could not be read
+	rows []*lsRow        // of a directory, waiting for their sizes or to be put in columns
+	said bool            // something was printed
+	told map[string]bool // what could not be read
 }
 
 // paths lists one path after the other. One that fails is told of, and the
@@ -158,7 +158,7 @@ func (l *lister) paths(args []string) error {
 		}
 		failed = err
 	}
-	if failed == nil && l.lost {
+	if failed == nil && len(l.told) > 0 {
 		failed = withHint(&codedError{exitDamaged, errors.New("the repository is damaged: not all could be read")},
 			fmt.Sprintf("'%s fsck' tells which saves and paths are affected", l.a.name))
 	}
@@ -253,7 +253,7 @@ func (l *lister) dir(d pending) (below []pending, err error) {
 	}
 	hidden := l.o.all || l.o.almostAll
 	err = l.v.ReadDir(l.ctx, &d.node, l.o.long || l.a.common.json, func(n *repo.Node) error {
-		if n.Err != nil {
+		if n.Err != nil && (n.Name != "." || !l.told[d.name]) {
 			l.damaged(path.Join(d.name, n.Name), n.Err)
 		}
 		if n.Name == "." || !hidden && strings.HasPrefix(n.Name, ".") {
@@ -273,7 +273,7 @@ func (l *lister) damaged(path string, err error) bool {
 	if exitCode(l.ctx, err) != exitDamaged {
 		return false
 	}
-	l.lost = true
+	l.told[path] = true
 	l.a.ui.warn(path, err)
 	return true
 }

@@ -76,8 +76,13 @@ func (t *archive) root(rt *root) error {
 		if err := t.read(&path[0], rt.item.ID); err != nil {
 			return err
 		}
-	} else if err := t.add(&path[0], &rt.item.DirItem); err != nil {
-		return err
+	} else {
+		if err := t.add(&path[0], &rt.item.DirItem); err != nil {
+			return err
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
 	}
 	for len(path) > 0 {
 		lv := &path[len(path)-1]

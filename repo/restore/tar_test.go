@@ -57,6 +57,8 @@ func TestTarEntries(t *testing.T) {
 		{"s/latest/etc/", "big empty link=passwd passwd sub/ sub/deep sub/none/"},
 		{"s/latest/etc/.", "./ big empty link=passwd passwd sub/ sub/deep sub/none/"},
 		{"s/latest/etc/big", "big"},
+		{"s/latest/etc/passwd", "passwd"},
+		{"s/latest/etc/link", "link=passwd"},
 		{"s/latest/zz", "zz/ zz/h2"},
 		{"s/latest/", "etc/ etc/big etc/empty etc/link=passwd etc/passwd etc/sub/ etc/sub/deep etc/sub/none/ h1 " + strings.Repeat("long", 60) + " top zz/ zz/h2=h1"},
 	} {

@@ -73,7 +73,7 @@ func TestTarHoles(t *testing.T) {
 		"all":                      hole(40),
 		"short":                    join(data, hole(3), data),
 		strings.Repeat("long", 40): join(data, hole(16), data),
-		"\xff\n":                   join(data, hole(16), data),
+		"new\nline \u00fc":         join(data, hole(16), data),
 		"ones":                     join([]string{strings.Repeat("\xff", 64<<10)}, []string{strings.Repeat("\xff", 64<<10)}, hole(16)),
 	}
 	s := newSaver(t)
