@@ -176,7 +176,7 @@ func catBatch(ctx context.Context, s *session, _ string) error {
 		id, err := s.revision(ctx, rev)
 		if err == nil {
 			err = p.Get(ctx, []pack.ID{id}, func(_ int, t pack.Type, body []byte) error {
-				fmt.Fprintf(s.out, "%v %v %d\n", id, t, len(body))
+				_, _ = fmt.Fprintf(s.out, "%v %v %d\n", id, t, len(body))
 				_, err := s.out.Write(body)
 				return err
 			})

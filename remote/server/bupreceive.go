@@ -136,7 +136,7 @@ func (s *session) suggest(id pack.ID) error {
 		return err
 	}
 	s.bup.told[name] = true
-	fmt.Fprintf(s.out, "index %s\n", name)
+	_, _ = fmt.Fprintf(s.out, "index %s\n", name)
 	return s.out.Flush()
 }
 

@@ -66,7 +66,7 @@ func readRef(ctx context.Context, s *session, name string) error {
 		return fmt.Errorf("%.200q may be %s or %s", name, found[0].Name, found[1].Name)
 	}
 	for _, r := range found {
-		fmt.Fprintf(s.out, "%v\n", r.ID)
+		_, _ = fmt.Fprintf(s.out, "%v\n", r.ID)
 	}
 	return nil
 }
@@ -104,7 +104,7 @@ func listRefs(ctx context.Context, s *session, arg string) error {
 			wanted = wanted || matches(r.Name, pattern)
 		}
 		if wanted {
-			fmt.Fprintf(s.out, "%v %s\n", r.ID, r.Name)
+			_, _ = fmt.Fprintf(s.out, "%v %s\n", r.ID, r.Name)
 		}
 	}
 	s.out.WriteByte('\n')

@@ -35,7 +35,7 @@ type client struct {
 // serve is the life of one connection. Sessions end with ctx.
 func (s *Server) serve(ctx context.Context, c net.Conn) {
 	w := newWire(c, s.times)
-	defer w.Close()
+	defer func() { _ = w.Close() }()
 	l := login{s: s, from: addressOf(c)}
 	g, ok := s.lobby.enter(w, l.from)
 	if !ok {
