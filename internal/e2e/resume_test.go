@@ -77,7 +77,7 @@ func TestRemoteResume(t *testing.T) {
 				}
 			}
 			before := published(t, repo)
-			if before < 20<<20 {
+			if before < 12<<20 { // 39 MiB were sent; each run may lose what stands above
 				t.Errorf("after three runs %d bytes are in packs", before)
 			}
 			p := new(proxy)
