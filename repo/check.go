@@ -86,7 +86,7 @@ func (f Finding) String() string {
 	if f.Path != "" {
 		fmt.Fprintf(&b, " %q", f.Path)
 	}
-	if f.Reason != "" && f.Kind != Missing { // which is all there is to say
+	if f.Reason != "" && (f.Kind != Missing || f.Reason != isMissing.what) { // which its kind says
 		fmt.Fprintf(&b, ": %s", f.Reason)
 	}
 	return b.String()
@@ -318,7 +318,7 @@ func (c *checker) isBad(id pack.ID) bool {
 // badObject reports an object that something reaches; the ref if that does.
 func (c *checker) badObject(kind FindingKind, id pack.ID, ref string, err error) {
 	what := err.Error()
-	if kind == Missing {
+	if errors.As(err, new(*MissingError)) {
 		what = isMissing.what
 	}
 	if c.noteBad(kind, id, what) {

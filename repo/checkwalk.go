@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -118,7 +119,11 @@ func (w *walker) reach(id pack.ID, tree bool, ref string) (num int, news bool, e
 	if err != nil {
 		return num, false, w.unreadable(id, ref, err)
 	}
-	return num, true, nil
+	present, err := w.p.countsAsPresent(w.ctx, id)
+	if err == nil && !present {
+		w.badObject(Missing, id, ref, errors.New("it is in the trash only; kedge gc brings it back"))
+	}
+	return num, true, err
 }
 
 // number returns the number of an object in the census, -1 if it is not in it.

@@ -29,12 +29,17 @@ func (p *Packs) getLoose(ctx context.Context, id pack.ID, i int, fn func(int, pa
 	return fn(i, t, body)
 }
 
+// looseName is where git keeps an object that is in no pack.
+func looseName(id pack.ID) string {
+	hex := id.String()
+	return "objects/" + hex[:2] + "/" + hex[2:]
+}
+
 // looseObject reads a loose object, as git writes them: objects/ab/cdef…, a
 // zlib stream of "blob 12\x00" and the body. Kedge writes none, and they never
 // count as present, because git deletes them when it likes.
 func (p *Packs) looseObject(ctx context.Context, id pack.ID) (pack.Type, []byte, error) {
-	hex := id.String()
-	name := "objects/" + hex[:2] + "/" + hex[2:]
+	name := looseName(id)
 	f, err := p.store.Open(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return p.trashed(ctx, id)
@@ -121,4 +126,18 @@ func (p *Packs) trashed(ctx context.Context, id pack.ID) (t pack.Type, body []by
 		return nil
 	})
 	return t, body, err
+}
+
+// countsAsPresent reports whether an object that can be read is anywhere but in the trash.
+func (p *Packs) countsAsPresent(ctx context.Context, id pack.ID) (bool, error) {
+	if _, ok, err := p.findFresh(ctx, id); ok || err != nil {
+		return ok, err
+	}
+	f, err := p.store.Open(ctx, looseName(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	return true, f.Close()
 }

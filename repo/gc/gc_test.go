@@ -381,6 +381,16 @@ func TestRescue(t *testing.T) {
 	// git knows nothing of it.
 	w.check(os.WriteFile(filepath.Join(w.dir, "refs/heads/etc"), []byte(tip.String()+"\n"), 0o644))
 	w.verify("etc")
+	trashed := 0
+	_, err = repo.Check(w.ctx, w.p, repo.CheckOptions{}, func(f repo.Finding) {
+		if f.Kind == repo.Missing && strings.Contains(f.Reason, "kedge gc brings it back") {
+			trashed++
+		}
+	})
+	w.check(err)
+	if want := len(w.saved[message]) + 1; trashed != want {
+		t.Errorf("the check names %d objects in the trash, want %d", trashed, want)
+	}
 	w.now = w.now.Add(24 * time.Hour)
 	if r := w.gc(gc.Options{Yes: true}); r.Rescued != len(w.saved[message])+1 {
 		t.Fatalf("%d objects were brought back, want %d", r.Rescued, len(w.saved[message])+1)
