@@ -8,7 +8,9 @@ import (
 	"math"
 	"path"
 	"strings"
+	"sync"
 
+	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/pack"
 )
 
@@ -79,7 +81,13 @@ func (p *Packs) ReadIdx(ctx context.Context, dst []byte, name pack.ID, off int64
 
 // Upload is a Session of a server's. Beyond a Session's it has methods by which the
 // client is told what it may count on.
-type Upload struct{ *session }
+type Upload struct {
+	*session
+
+	claiming sync.Mutex
+	claim    *fsx.File // see Claim; nil: nothing was claimed
+	ended    bool
+}
 
 // BeginUpload starts a session. With onePack all objects of a class that come before a
 // Commit go into one pack, however many they are, as clients of bup's protocol expect.
@@ -88,7 +96,7 @@ func (p *Packs) BeginUpload(ctx context.Context, onePack bool) (*Upload, error) 
 	if err != nil {
 		return nil, err
 	}
-	u := &Upload{s.(*session)}
+	u := &Upload{session: s.(*session)}
 	if onePack {
 		u.maxSize, u.maxObjects = math.MaxInt64, math.MaxInt32
 	}

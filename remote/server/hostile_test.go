@@ -306,50 +306,6 @@ func TestOtherRepositories(t *testing.T) {
 	same(t, before, state(t, p.root))
 }
 
-// TestQuota: a repository does not grow beyond what is allowed.
-func TestQuota(t *testing.T) {
-	p := newPlace(t)
-	used, err := p.open(t).PackBytes(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := state(t, p.root)
-	o := p.options(t, access.Append)
-	o.Grant.Quota = used + 64<<10
-	full := func(err error) bool {
-		refused := new(repo.RefusedError)
-		return errors.As(err, &refused) && strings.Contains(refused.Reason, "quota")
-	}
-	for _, n := range []int{64 << 10, 3 << 20} {
-		c := dialRaw(t, o)
-		session := c.begin()
-		c.add(session, repo.Data, repotest.Entry(pack.Blob, noise(1000)))
-		c.must(wire.Ping)
-		c.add(session, repo.Data, repotest.Entry(pack.Blob, noise(n)))
-		if err := c.commit(session); !full(err) {
-			t.Errorf("%d bytes: %v", n, err)
-		}
-		c.leave()
-		same(t, before, state(t, p.root))
-	}
-	c := dialRaw(t, o)
-	session := c.begin()
-	c.add(session, repo.Data, repotest.Entry(pack.Blob, noise(50<<10)))
-	for range 10 { // what is there costs nothing
-		c.add(session, repo.Data, repotest.Entry(pack.Blob, noise(50<<10)))
-		c.add(session, repo.Data, p.one.Data...)
-	}
-	if err := c.commit(session); err != nil {
-		t.Error(err)
-	}
-	c.leave()
-	o.Grant.Quota = used - 1
-	if _, err := dialRaw(t, o).ask(wire.Begin); !full(err) {
-		t.Error(err)
-	}
-	fsck(t, p.dir())
-}
-
 // TestGarbage: bytes that are no frames end the connection, and nothing else.
 func TestGarbage(t *testing.T) {
 	p := newPlace(t)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -28,6 +29,11 @@ type upload struct {
 
 	mu  sync.Mutex
 	err error // the first failure: all that follows fails with it
+
+	claim struct {
+		sync.Mutex
+		spooled int64 // bytes of a message that stands in a file
+	}
 }
 
 // begin starts a session; see repo.Packs.BeginUpload.
@@ -42,12 +48,15 @@ func (s *session) begin(ctx context.Context, onePack bool) (*upload, error) {
 	if len(s.uploads) >= maxUploads {
 		return nil, &repo.RefusedError{Reason: fmt.Sprintf("%d sessions are open on this connection, which is the limit", maxUploads)}
 	}
-	if err := s.room(ctx, 0); err != nil {
-		return nil, err
-	}
+	// It is begun before it is looked whether there is room, because that removes what
+	// uploads that died have claimed.
 	session, err := p.BeginUpload(ctx, onePack)
 	if err != nil {
 		return nil, err
+	}
+	u := &upload{s: s, session: session}
+	if err := u.room(ctx); err != nil {
+		return nil, errors.Join(err, session.Close())
 	}
 	if s.pipe == nil {
 		s.pipe = newPipeline(ctx, s.o.Large)
@@ -58,7 +67,7 @@ func (s *session) begin(ctx context.Context, onePack bool) (*upload, error) {
 	for s.last++; s.last == 0 || s.uploads[s.last] != nil; {
 		s.last++
 	}
-	u := &upload{s: s, id: s.last, session: session}
+	u.id = s.last
 	if s.uploads == nil {
 		s.uploads = make(map[uint32]*upload)
 	}
@@ -66,24 +75,46 @@ func (s *session) begin(ctx context.Context, onePack bool) (*upload, error) {
 	return u, nil
 }
 
-// room returns an error if the packs of the repository and some more bytes are above the
-// quota. What other connections have not yet published is not seen, so clients that come
-// together may be above it by as much as their open packs.
-func (s *session) room(ctx context.Context, more int64) error {
+// room returns an error if the packs of the repository and what all its open uploads are
+// about to add are above the quota. The upload has claimed its own part before, so that
+// uploads which come together cannot be above it together. While a pack is published it
+// counts twice for a moment: who is that near to the limit may be refused too early.
+func (u *upload) room(ctx context.Context) error {
+	s := u.s
 	quota := s.grant.Quota
 	if quota <= 0 {
 		return nil
+	}
+	u.claim.Lock()
+	defer u.claim.Unlock()
+	_, stored := u.session.Stored()
+	_, published := u.session.Stats()
+	if err := u.session.Claim(max(0, stored-published) + u.claim.spooled); err != nil {
+		return err
+	}
+	more, err := u.session.Claimed(ctx)
+	if err != nil {
+		return err
 	}
 	used, err := s.repo.PackBytes(ctx)
 	if err != nil {
 		return err
 	}
 	if used+more > quota {
-		err := &repo.RefusedError{Reason: fmt.Sprintf("quota: the repository has %d bytes with what was sent, and %d are allowed", used+more, quota)}
+		err := &repo.RefusedError{Reason: fmt.Sprintf("quota: the repository has %d bytes with what is being sent, and %d are allowed", used+more, quota)}
 		s.o.Log("%s: %s: %v", s.grant.Who, s.name, err)
 		return err
 	}
 	return nil
+}
+
+// spool says how many bytes of a message stand in a file beside the packs, and returns an
+// error if there is no room for them.
+func (u *upload) spool(ctx context.Context, n int64) error {
+	u.claim.Lock()
+	u.claim.spooled = n
+	u.claim.Unlock()
+	return u.room(ctx)
 }
 
 // failure returns what ended the upload, nil if nothing did.
@@ -123,9 +154,7 @@ func (u *upload) store(ctx context.Context, class repo.Class, entries []pack.Ent
 	if err := u.session.Add(ctx, class, entries); err != nil {
 		return u.fail(err)
 	}
-	_, stored := u.session.Stored()
-	_, published := u.session.Stats()
-	return u.fail(u.s.room(ctx, max(0, stored-published)))
+	return u.fail(u.room(ctx))
 }
 
 // put takes an object whose bytes may be used again afterwards. What is wrong with it is
@@ -189,7 +218,9 @@ func (u *upload) storeAlone(ctx context.Context, spool io.ReaderAt, n int64, cut
 	if err != nil {
 		return err
 	}
-	return u.store(ctx, class, entries, newVerifier(large).entries(ctx, entries, true))
+	seen := newVerifier(large).entries(ctx, entries, true)
+	_ = u.spool(ctx, 0) // what stands in the file counts as stored from here on
+	return u.store(ctx, class, entries, seen)
 }
 
 // commit makes everything durable and visible, and returns the packs that are new.
@@ -200,6 +231,7 @@ func (u *upload) commit(ctx context.Context) ([]repo.PackInfo, error) {
 	if err := u.session.Commit(ctx); err != nil {
 		return nil, u.fail(err)
 	}
+	_ = u.room(ctx) // what is published is no longer claimed; the next object is refused if there is no room
 	return u.session.Published(), nil
 }
 

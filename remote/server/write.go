@@ -117,6 +117,7 @@ func (s *session) add(tag uint32, b *batch) (*batch, error) {
 
 // spilled is a message that was too long to be kept in memory while it came.
 type spilled struct {
+	ctx    context.Context // of the connection
 	active bool
 	up     *upload // nil: it is thrown away
 	err    error   // why
@@ -130,7 +131,7 @@ func (a *spilled) begin(ctx context.Context, s *session, kind wire.Kind, first [
 	if kind != wire.Add {
 		return nil, fmt.Errorf("%w: a request of kind %d that is longer than any", wire.ErrProtocol, kind)
 	}
-	*a = spilled{active: true}
+	*a = spilled{ctx: ctx, active: true}
 	if _, may := s.frames[kind]; !may {
 		return io.Discard, nil
 	}
@@ -150,10 +151,13 @@ func (a *spilled) begin(ctx context.Context, s *session, kind wire.Kind, first [
 // Write takes a part of the message. What cannot be written is answered like a wrong
 // object; the connection goes on.
 func (a *spilled) Write(p []byte) (int, error) {
+	a.n += int64(len(p))
+	if a.err == nil {
+		a.err = a.up.spool(a.ctx, a.n)
+	}
 	if a.err == nil {
 		_, a.err = a.file.Write(p)
 	}
-	a.n += int64(len(p))
 	return len(p), nil
 }
 
@@ -161,6 +165,7 @@ func (a *spilled) Write(p []byte) (int, error) {
 func (a *spilled) end() {
 	if a.file != nil {
 		a.file.Abort()
+		_ = a.up.spool(a.ctx, 0) // which can only be less
 	}
 	*a = spilled{}
 }
