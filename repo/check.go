@@ -97,7 +97,11 @@ type CheckOptions struct {
 	Quick bool // the checksums of packs and idx files, and that refs lead to something
 	// Names are saves, NAME or NAME/SAVE: only what they reach is checked. Without,
 	// it is everything there is.
-	Names    []string
+	Names []string
+	// Packs are those whose objects are read; nil: all. With it refs are looked at as with
+	// Quick, and nothing is traced to saves: a share of the packs each night, and all of
+	// them are read in a month.
+	Packs    map[pack.ID]bool
 	Workers  int            // 0: one for each processor
 	Zone     *time.Location // in which saves are named; nil: time.Local
 	Progress func(CheckResult)
@@ -189,6 +193,9 @@ func (c *checker) run() error {
 	}
 	if err == nil {
 		err = c.objects(nil)
+	}
+	if err == nil && c.o.Packs != nil {
+		return c.quickTips()
 	}
 	if err == nil {
 		err = c.walk(true)

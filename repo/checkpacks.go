@@ -57,6 +57,9 @@ func (b bitmap) add(i int) bool {
 func (c *checker) openPacks() error {
 	c.of = make(map[*packFile]*countedPack)
 	for _, f := range c.p.table.Load().packs {
+		if info, named := f.info(); c.o.Packs != nil && (!named || !c.o.Packs[info.Name]) {
+			continue
+		}
 		cp := &countedPack{packFile: f, base: c.n}
 		cp.own.name, cp.own.size, cp.own.idxSize = f.name, f.size, f.idxSize
 		if cp.err = c.p.tryOpen(&cp.own); cp.err == nil {
