@@ -28,7 +28,7 @@ func (a *app) mirrorVerifyCommand() *cobra.Command {
 		if *read < 0 || *read > 100 {
 			return usagef("option --read-data: %g is not from 0 to 100", *read)
 		}
-		b, at, err := a.mirrorAt(args[0])
+		b, at, err := a.mirrorAt(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -41,7 +41,7 @@ func (a *app) mirrorVerifyCommand() *cobra.Command {
 }
 
 // mirrorAt returns the repository at an address.
-func (a *app) mirrorAt(arg string) (*s3sync.Bucket, bucketAt, error) {
+func (a *app) mirrorAt(_ context.Context, arg string) (*s3sync.Bucket, bucketAt, error) {
 	at, err := parseBucket(arg)
 	if err != nil {
 		return nil, at, err
@@ -128,7 +128,7 @@ func (a *app) mirrorStatusCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 	}
 	return a.command(cmd, func(ctx context.Context, args []string) error {
-		b, at, err := a.mirrorAt(args[0])
+		b, at, err := a.mirrorAt(ctx, args[0])
 		if err != nil {
 			return err
 		}

@@ -159,7 +159,7 @@ func (m mirrored) Warnings() []error {
 
 // openMirrored opens a generation of a mirror.
 func (a *app) openMirrored(ctx context.Context, p place) (repository, error) {
-	b, at, err := a.mirrorAt(p.path)
+	b, at, err := a.mirrorAt(ctx, p.path)
 	if err != nil {
 		return nil, err
 	}
