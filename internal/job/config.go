@@ -13,6 +13,7 @@ type Config struct {
 	Access            // how to reach it
 	State      string `toml:"state"`   // directory of what is remembered; default /var/lib/kedge
 	Include    string `toml:"include"` // pattern of further files with jobs, "/etc/kedge/jobs.d/*.toml"
+	Mirror     string `toml:"mirror"`  // where the server mirrors the repository to, s3://bucket/prefix/REPO: for kedge kit
 
 	Jobs   []Job   `toml:"job"`
 	Notify Notify  `toml:"notify"`
@@ -94,11 +95,12 @@ type Stream struct {
 	Port     int      `toml:"port"`
 	User     string   `toml:"user"`
 	RunAs    string   `toml:"run-as"`        // system user that the command runs as ("postgres")
-	Secret   string   `toml:"password-file"` // mode 0600; handed over by file, never as an argument
+	Secret   string   `toml:"password-file"` // mode 0600; handed over by file, never as an argument; KEDGE_PASSWORD_FILE names it to a command
 	File     string   `toml:"file"`          // of sqlite, device and tar: what is read
 	Args     []string `toml:"args"`          // further arguments of the dump
 
 	Restore string `toml:"restore"` // command that reads the stream; default: that of the preset
+	Empty   string `toml:"empty"`   // command that prints nothing or 0 if there is nothing that Restore could replace
 }
 
 // Hooks are commands for bash. They get KEDGE_JOB, KEDGE_STEP, and, after the save,
@@ -122,47 +124,10 @@ type Notify struct {
 	Textfile string   `toml:"textfile"` // directory of Prometheus' node exporter
 }
 
-// Server says what `kedge serve` and the weekly work of a server need.
-type Server struct {
-	Root           string               `toml:"root"`
-	Listen         string               `toml:"listen"`
-	AuthorizedKeys string               `toml:"authorized-keys"`
-	HostKey        string               `toml:"host-key"`
-	Quota          string               `toml:"quota"` // of a repository: "500G"
-	Retention      map[string]Retention `toml:"retention"`
-	GC             GC                   `toml:"gc"`
-	Mirror         *Mirror              `toml:"mirror"`
-	DeadMan        Duration             `toml:"dead-man"` // a NAME without a save for so long is late; default 26h
-	Metrics        string               `toml:"metrics"`  // address of /metrics
-	Notify         *Notify              `toml:"notify"`
-}
-
-// Retention is the rules for the repositories and names that its key matches: "*",
-// "build", "build/dir-*". The longest key that matches counts. Values are as the options of
-// kedge prune.
-type Retention struct {
-	Last      string   `toml:"keep-last"`
-	Hourly    string   `toml:"keep-hourly"`
-	Daily     string   `toml:"keep-daily"`
-	Weekly    string   `toml:"keep-weekly"`
-	Monthly   string   `toml:"keep-monthly"`
-	Quarterly string   `toml:"keep-quarterly"`
-	Yearly    string   `toml:"keep-yearly"`
-	Within    string   `toml:"keep-within"`
-	Tags      []string `toml:"keep-tag"`
-}
-
-// GC says when garbage is collected and packs are read.
-type GC struct {
-	Schedule  string   `toml:"schedule"`  // default: "Sun 04:00"
-	Threshold int      `toml:"threshold"` // percent
-	Fsck      Duration `toml:"fsck"`      // every pack is read once in this time; default 30d
-}
-
 // Mirror says where repositories are mirrored to, and when.
 type Mirror struct {
 	To        string   `toml:"to"`       // "s3://bucket/prefix"
-	Schedule  string   `toml:"schedule"` // default: "Sat 06:00"
+	Schedule  string   `toml:"schedule"` // default: "Sat"
 	EncryptTo []string `toml:"encrypt-to"`
 	Access
 	ObjectLockDays  int `toml:"object-lock-days"`
@@ -189,6 +154,9 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	*d = Duration(v)
 	return nil
 }
+
+// MarshalText writes the duration as UnmarshalText reads it.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
 // String returns the duration as Go writes it.
 func (d Duration) String() string { return time.Duration(d).String() }

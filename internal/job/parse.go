@@ -172,6 +172,7 @@ func (c *Config) defaults() {
 		if s.Notify == nil {
 			s.Notify = &c.Notify
 		}
+		s.Defaults()
 		if s.Mirror != nil {
 			s.Mirror.Access = s.Mirror.Access.or(c.Access)
 		}
@@ -263,6 +264,11 @@ func (j *Job) check(key string, bad func(key, format string, args ...any)) {
 	}
 	if len(j.Hooks.Before) > 0 && len(j.Hooks.Resume)+len(j.Hooks.Finally) == 0 {
 		bad(key+".hooks", "what before stops, no hook resume or finally starts again")
+	}
+	if j.Schedule != "" {
+		if _, err := ParseCalendar(j.Schedule); err != nil {
+			bad(key+".schedule", "%v", err)
+		}
 	}
 	if j.Notify != nil && !slices.Contains([]string{"", "failure", "always"}, j.Notify.On) {
 		bad(key+".notify.on", "%q is neither failure nor always", j.Notify.On)
@@ -359,22 +365,4 @@ func (p *Plan) check() error {
 		}
 	}
 	return nil
-}
-
-// check looks for what cannot be meant of a server.
-func (s *Server) check(bad func(key, format string, args ...any)) {
-	if !filepath.IsAbs(s.Root) {
-		bad("server.root", "%q is not absolute", s.Root)
-	}
-	if m := s.Mirror; m != nil && !strings.HasPrefix(m.To, "s3://") {
-		bad("server.mirror.to", "%q is not of the form s3://bucket/prefix", m.To)
-	}
-	if s.GC.Threshold < 0 || s.GC.Threshold > 100 {
-		bad("server.gc.threshold", "%d is no percentage", s.GC.Threshold)
-	}
-	for pattern := range s.Retention {
-		if _, err := path.Match(pattern, ""); err != nil {
-			bad("server.retention", "%q: %v", pattern, err)
-		}
-	}
 }
