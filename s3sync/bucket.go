@@ -30,6 +30,10 @@ type Generation struct {
 	Files []File // all of them, sorted by name
 	// Passed are newer manifests that were passed over, and why.
 	Passed []error
+
+	version string // of the manifest; "" where the bucket keeps none
+	highest uint64 // number that a manifest has, be it good or not
+	dropped []Drop // what manifests drop that were passed over because of who signed them
 }
 
 // File returns a file of the generation.
@@ -40,6 +44,9 @@ func (g *Generation) File(name string) (File, bool) {
 	}
 	return g.Files[i], true
 }
+
+// Far above the newest good manifest a number is somebody's mischief: it does not count.
+const farAbove = 1_000_000
 
 // maxPassed bounds how many manifests that are no good are passed over.
 const maxPassed = 100
@@ -55,27 +62,27 @@ func (b *Bucket) Latest(ctx context.Context) (*Generation, error) {
 
 // At returns generation n.
 func (b *Bucket) At(ctx context.Context, n uint64) (*Generation, error) {
-	g, err := b.load(ctx, n, 0)
+	g, err := b.load(ctx, n, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &repo.NotFoundError{What: "generation", Name: fmt.Sprint(n)}
 	}
-	return g, err
+	if err != nil {
+		return nil, err
+	}
+	return g, nil
 }
 
 // newest returns the newest good generation that is not newer than n.
 func (b *Bucket) newest(ctx context.Context, n uint64) (*Generation, error) {
 	var passed []error
+	var others []*Generation // that were passed over
 	var found *Generation
 	after := ""
 	if n < ^uint64(0) {
 		after = b.Prefix + manifestKey(keyManifests, n+1)
 	}
-	err := b.Objects.List(ctx, b.Prefix+keyManifests, after, func(o Object) error {
-		n, ok := parseManifestKey(o.Key)
-		if !ok {
-			return nil
-		}
-		g, err := b.load(ctx, n, o.Size)
+	err := b.manifests(ctx, after, func(n uint64, versions []Object) error {
+		g, err := b.load(ctx, n, versions)
 		if err == nil {
 			found = g
 			return errEnough
@@ -83,6 +90,11 @@ func (b *Bucket) newest(ctx context.Context, n uint64) (*Generation, error) {
 		if ctx.Err() != nil || IsTemporary(err) {
 			return err
 		}
+		if g == nil {
+			g = new(Generation)
+		}
+		g.N = n
+		others = append(others, g)
 		if passed = append(passed, fmt.Errorf("generation %d: %w", n, err)); len(passed) == maxPassed {
 			return errEnough
 		}
@@ -97,57 +109,90 @@ func (b *Bucket) newest(ctx context.Context, n uint64) (*Generation, error) {
 		}
 		return nil, &repo.NotFoundError{What: "repository", Name: b.name()}
 	}
-	found.Passed = passed
+	found.Passed, found.highest = passed, found.N
+	for _, g := range others {
+		if g.N < found.N+farAbove {
+			found.highest = max(found.highest, g.N)
+			found.dropped = append(found.dropped, g.Drops...)
+		}
+	}
 	return found, nil
 }
 
 // name is what the repository is called.
 func (b *Bucket) name() string { return path.Base("/" + strings.TrimSuffix(b.Prefix, "/")) }
 
-// load reads a generation, and the one it is based on. size is that of its manifest; 0: it
-// is not known.
-func (b *Bucket) load(ctx context.Context, n uint64, size int64) (*Generation, error) {
-	m, sum, err := b.either(ctx, n, size)
+// load reads a generation, and the one it is based on. versions are those of its manifest;
+// nil: they are not known. One that is not trusted is returned with the error.
+func (b *Bucket) load(ctx context.Context, n uint64, versions []Object) (*Generation, error) {
+	g, err := b.either(ctx, n, versions)
+	if err != nil || g.Kind != Diff {
+		return g, err
+	}
+	var copies []Object
+	if g.version != "" { // the bucket keeps versions
+		if copies, err = b.copiesOf(ctx, b.Prefix+manifestKey(keyManifests, g.Base)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("its base %d: %w", g.Base, err)
+		}
+	}
+	base, err := b.either(ctx, g.Base, copies)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("its base %d: %w", g.Base, err)
 	}
-	g := &Generation{Manifest: *m, Sum: sum}
-	if m.Kind != Diff {
-		g.Files = m.Files
-		return g, nil
+	if base.Kind == Diff || base.Repo != g.Repo {
+		return nil, &pack.CorruptError{File: "manifest", Off: -1, Reason: fmt.Sprintf("its base %d is none", g.Base)}
 	}
-	base, _, err := b.either(ctx, m.Base, 0)
-	if err != nil {
-		return nil, fmt.Errorf("its base %d: %w", m.Base, err)
-	}
-	if base.Kind == Diff || base.Repo != m.Repo {
-		return nil, &pack.CorruptError{File: "manifest", Off: -1, Reason: fmt.Sprintf("its base %d is none", m.Base)}
-	}
-	g.Files = m.Apply(base.Files)
+	g.Files, g.Drops = g.Apply(base.Manifest.Files), base.Drops
 	return g, nil
 }
 
-// either reads a manifest, or its second copy if the first is damaged or lost.
-func (b *Bucket) either(ctx context.Context, n uint64, size int64) (*Manifest, Sum, error) {
-	m, sum, err := b.manifest(ctx, keyManifests, n, size)
+// either reads a manifest without its base, or its second copy if the first is damaged or
+// lost. versions are those of the first; nil: they are looked up if it is lost.
+func (b *Bucket) either(ctx context.Context, n uint64, versions []Object) (*Generation, error) {
+	g, err := b.oldest(ctx, keyManifests, n, versions)
 	if errors.As(err, new(*pack.CorruptError)) || errors.Is(err, fs.ErrNotExist) {
-		if m, sum, err := b.manifest(ctx, keyBases, n, size); err == nil {
-			return m, sum, nil
+		if g, err := b.oldest(ctx, keyBases, n, nil); err == nil {
+			return g, nil
 		}
 	}
-	return m, sum, err
+	return g, err
+}
+
+// oldest reads the oldest version of a manifest that is good.
+func (b *Bucket) oldest(ctx context.Context, dir string, n uint64, versions []Object) (*Generation, error) {
+	key := b.Prefix + manifestKey(dir, n)
+	if versions == nil {
+		g, err := b.manifest(ctx, Object{Key: key}, n)
+		if _, ok := versionedOf(b.Objects); !ok || !errors.Is(err, fs.ErrNotExist) {
+			return g, err
+		}
+		if versions, err = b.copiesOf(ctx, key); err != nil {
+			return nil, err
+		}
+	}
+	var first *Generation
+	var why error
+	for _, o := range versions {
+		g, err := b.manifest(ctx, o, n)
+		if err == nil {
+			return g, nil
+		}
+		if why == nil {
+			first, why = g, err
+		}
+	}
+	return first, why
 }
 
 // manifest reads one manifest and looks at its signature.
-func (b *Bucket) manifest(ctx context.Context, dir string, n uint64, size int64) (*Manifest, Sum, error) {
-	key := b.Prefix + manifestKey(dir, n)
+func (b *Bucket) manifest(ctx context.Context, o Object, n uint64) (*Generation, error) {
 	first := 1 << 20
-	if size > 0 {
-		first = int(min(size, readStep)) + 1
+	if o.Size > 0 {
+		first = int(min(o.Size, readStep)) + 1
 	}
-	text, err := readAll(ctx, b.Objects, key, "", maxManifest, first)
+	text, err := readAll(ctx, b.Objects, o.Key, o.Version, maxManifest, first)
 	if err != nil {
-		return nil, Sum{}, err
+		return nil, err
 	}
 	m, err := ParseManifest(text)
 	if err == nil && m.N != n {
@@ -158,9 +203,10 @@ func (b *Bucket) manifest(ctx context.Context, dir string, n uint64, size int64)
 	}
 	var corrupt *pack.CorruptError
 	if errors.As(err, &corrupt) {
-		corrupt.File = key
+		corrupt.File = o.Key
+		return nil, err
 	}
-	return &m, SumOf(text), err
+	return &Generation{Manifest: m, Sum: SumOf(text), Files: m.Files, version: o.Version}, err
 }
 
 // readStep is how much ReadAll asks for at a time.

@@ -35,6 +35,8 @@ type Manifest struct {
 
 	Files []File   // sorted by name
 	Gone  []string // of a Diff; sorted
+	// Drops are the keys that are to be deleted, sorted. A Diff has those of its base.
+	Drops []Drop
 	Refs  []repo.Ref
 
 	Signature []byte // armored SSHSIG; nil if it is not signed
@@ -50,6 +52,12 @@ type File struct {
 	Version string // "" where the bucket keeps none
 	// PartSums is what the store tells of an object that was sent in parts, as Object has it.
 	PartSums Sum
+}
+
+// Drop is a key that nobody may name any more: it is deleted when the grace is over.
+type Drop struct {
+	Key   string // below the repository's prefix
+	Since uint64 // the generation that was the first to drop it
 }
 
 // maxManifest bounds the text of a manifest: a million files.
@@ -106,6 +114,9 @@ func (m *Manifest) Append(b []byte) []byte {
 	}
 	for _, name := range m.Gone {
 		b = fmt.Appendf(b, "- %s\n", name)
+	}
+	for _, d := range m.Drops {
+		b = fmt.Appendf(b, "drop %d %s\n", d.Since, d.Key)
 	}
 	b = append(b, "refs\n# pack-refs with: sorted\n"...)
 	for _, r := range m.Refs {
@@ -233,6 +244,14 @@ func (m *Manifest) files(l *lines) {
 			l.fail("a file that cannot be gone")
 		}
 		m.Gone = append(m.Gone, name)
+	}
+	for l.err == nil && strings.HasPrefix(l.peek(), "drop ") {
+		since, key, _ := strings.Cut(l.next()[len("drop "):], " ")
+		n, err := strconv.ParseUint(since, 10, 64)
+		if m.Kind == Diff || err != nil || n > m.N || checkFileName(key) != nil || len(m.Drops) > 0 && m.Drops[len(m.Drops)-1].Key >= key {
+			l.fail("a key that cannot be dropped")
+		}
+		m.Drops = append(m.Drops, Drop{key, n})
 	}
 }
 

@@ -45,6 +45,24 @@ type Parted interface {
 	Abort(ctx context.Context, key, upload string) error
 }
 
+// Versioned is what a store implements that tells of all versions, be they the newest or not.
+type Versioned interface {
+	// Versions calls fn for every version of the objects whose key begins with prefix and
+	// comes after a key, in byte order of the keys, the oldest version of each first. Delete
+	// markers are none.
+	Versions(ctx context.Context, prefix, after string, fn func(Object) error) error
+}
+
+// versionedOf returns the Versioned that a store is.
+func versionedOf(s Objects) (Versioned, bool) {
+	if p, ok := s.(*Patient); ok { // has the method whatever it wraps
+		_, ok = versionedOf(p.Objects)
+		return p, ok
+	}
+	v, ok := s.(Versioned)
+	return v, ok
+}
+
 // Part is a part of an upload.
 type Part struct {
 	N      int
@@ -82,6 +100,8 @@ type Object struct {
 	// stores tell of an object of several parts in place of SHA256.
 	PartSums Sum
 	Modified time.Time
+	// Until is how long the object cannot be deleted; zero if the store does not tell.
+	Until time.Time
 }
 
 // ErrExists says that there is an object of that key.

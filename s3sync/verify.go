@@ -159,12 +159,8 @@ type Listed struct {
 
 // Generations calls fn for the generations of a bucket, the newest first.
 func (b *Bucket) Generations(ctx context.Context, fn func(Listed) error) error {
-	return b.Objects.List(ctx, b.Prefix+keyManifests, "", func(o Object) error {
-		n, ok := parseManifestKey(o.Key)
-		if !ok {
-			return nil
-		}
-		g, err := b.load(ctx, n, o.Size)
+	return b.manifests(ctx, "", func(n uint64, versions []Object) error {
+		g, err := b.load(ctx, n, versions)
 		if err != nil {
 			if ctx.Err() != nil || IsTemporary(err) {
 				return err
