@@ -82,6 +82,18 @@ func listRepos(ctx context.Context, conn io.ReadWriteCloser, o Options) (names [
 // Info returns what the server said of the repository and of the client's rights.
 func (c *Client) Info() wire.Info { return c.info }
 
+// MayMove returns nil, or what the server would refuse a move of a ref with, as far as it
+// said when the repository was opened. It costs nothing.
+func (c *Client) MayMove(ref string) error {
+	switch {
+	case c.info.Rights&wire.MayAppend == 0:
+		return &repo.RefusedError{Reason: "the key may not write"}
+	case !wire.MatchRef(c.info.Globs, ref):
+		return &repo.RefusedError{Reason: fmt.Sprintf("this key may not write %q", ref)}
+	}
+	return nil
+}
+
 // Config returns what the repository says of itself.
 func (c *Client) Config() repo.Config { return c.info.Config }
 

@@ -71,6 +71,9 @@ func (a *app) backup(ctx context.Context, s saving, w walk, n newRepo, o save.Op
 		return err
 	}
 	defer a.closeRepo(r)
+	if err := mayMove(r, "refs/heads/"+o.Name); err != nil && o.Name != "" {
+		return err
+	}
 	var seen index.Result
 	if len(args) > 0 {
 		if seen, err = a.update(ctx, w, s.indexFile, args, nil); err != nil {

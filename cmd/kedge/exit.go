@@ -151,7 +151,7 @@ func hints(name string, err error) []string {
 	switch {
 	case errors.As(err, &usage) && len(h) == 0:
 		h = append(h, fmt.Sprintf("'%s COMMAND --help' lists the options of a command", name))
-	case errors.As(err, &notFound):
+	case errors.As(err, &notFound) && (notFound.What != "repository" || len(h) == 0): // which may have been told better
 		h = append(h, notFoundHints(name, notFound)...)
 	case len(h) > 0:
 	case errors.As(err, &corrupt) && path.Base(corrupt.File) == "config":

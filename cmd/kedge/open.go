@@ -102,6 +102,15 @@ func (a *app) open(ctx context.Context, readOnly bool) (repository, error) {
 	return directory{r}, nil
 }
 
+// mayMove fails if it is known already that a ref will not be moved in the end: before
+// anything is read and sent for it.
+func mayMove(r repo.Repo, ref string) error {
+	if s, ok := r.(served); ok {
+		return s.MayMove(ref)
+	}
+	return nil
+}
+
 // closeRepo closes a repository and tells its warnings.
 func (a *app) closeRepo(r repository) {
 	for _, err := range r.Warnings() {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"path/filepath"
 
 	"github.com/spf13/pflag"
@@ -64,6 +66,9 @@ func (a *app) dial(ctx context.Context, p place, create *remote.CreateOptions) (
 	}
 	o.Create = create
 	c, err := remote.Dial(ctx, at, o)
+	if none := new(repo.NotFoundError); errors.As(err, &none) && none.What == "repository" {
+		return nil, withHint(err, fmt.Sprintf("'%s init -r %s' makes one, if the key may", a.name, shellWord(p.path)))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -220,6 +220,9 @@ func (a *app) streams(s saving, o *save.Options) error {
 // could not find are left out: it has said so.
 func (a *app) save(ctx context.Context, r repo.Repo, o save.Options, indexFile string, all bool) (save.Result, error) {
 	o.Repo = r
+	if err := mayMove(r, "refs/heads/"+o.Name); err != nil && o.Name != "" {
+		return save.Result{}, err
+	}
 	if len(o.Roots) > 0 {
 		if indexFile == "" {
 			home, err := a.home()

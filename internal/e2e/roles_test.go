@@ -76,7 +76,8 @@ func roleRead(t *testing.T, s *server, w way, src string) {
 	both.at("build").run(t, "ls", "x")
 	both.at("other").run(t, "ls")
 	for _, no := range []string{".kedge", "nope"} {
-		if r := both.at(no).try(t, "ls"); r.code != 4 {
+		r := both.at(no).try(t, "ls")
+		if r.code != 4 || !strings.Contains(r.err, "init -r "+both.at(no).url) {
 			t.Errorf("ls of %s with --repo '*': exit %d\n%s", no, r.code, r.err)
 		}
 	}
@@ -123,8 +124,18 @@ func roleAppend(t *testing.T, a client) {
 func roleNames(t *testing.T, s *server, w way, src string) {
 	narrow := s.addClient(t, w.ssh, "build", "append", "--names", "db-*", "--names", "web")
 	kedge(t, narrow.home, "index", src)
+	p := new(proxy)
+	p.listen(t, s.port)
+	big := filepath.Join(t.TempDir(), "big")
+	write(t, big, []byte(must(t, "openssl", "rand", "-hex", "2000000")))
+	kedge(t, narrow.home, "index", big)
+	far := s.known(t, narrow.through(p), p.port)
 	for _, name := range []string{"x", "dbx", "db-a/b", "website"} {
-		narrow.refused(t, "save", "-n", name, src)
+		far.refused(t, "save", "-n", name, src, big)
+		far.refused(t, "backup", "-n", name, src, big)
+	}
+	if n := p.up.Load(); n > 8*64<<10 { // of which most is the login
+		t.Errorf("%d bytes were sent of 8 saves that the key may not make", n)
 	}
 	narrow.run(t, "ls", "x")
 	refs := must(t, "git", "-C", s.root+"/build", "for-each-ref", "--format=%(refname)")

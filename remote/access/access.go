@@ -280,8 +280,7 @@ func isRepository(dir string) bool {
 }
 
 // Allowed returns nil if the grant may create or move a ref, else a *repo.RefusedError.
-// A glob of Names is about the name of a save, "web-*", unless it begins with refs/.
-// As in a shell, * and ? match no slash.
+// What Names mean is told at wire.MatchRef.
 func (g *Grant) Allowed(ref string) error {
 	switch g.Role {
 	case Owner:
@@ -290,23 +289,11 @@ func (g *Grant) Allowed(ref string) error {
 	default:
 		return &repo.RefusedError{Reason: "this key may not write"}
 	}
-	save, isSave := strings.CutPrefix(ref, "refs/heads/")
-	if !isSave && !strings.HasPrefix(ref, "refs/tags/") {
+	if !strings.HasPrefix(ref, "refs/heads/") && !strings.HasPrefix(ref, "refs/tags/") {
 		return &repo.RefusedError{Reason: "this key may write below refs/heads and refs/tags only"}
 	}
-	if len(g.Names) == 0 {
-		return nil
+	if !wire.MatchRef(g.Names, ref) {
+		return &repo.RefusedError{Reason: "this key may not write " + strconv.Quote(ref)}
 	}
-	for _, glob := range g.Names {
-		name := save
-		if strings.HasPrefix(glob, "refs/") {
-			name = ref
-		} else if !isSave {
-			continue
-		}
-		if ok, err := path.Match(glob, name); ok && err == nil {
-			return nil
-		}
-	}
-	return &repo.RefusedError{Reason: "this key may not write " + strconv.Quote(ref)}
+	return nil
 }

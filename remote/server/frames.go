@@ -159,6 +159,7 @@ func answerOpen(ctx context.Context, s *session, _ uint32, body []byte) ([]byte,
 	}
 	info := wire.Info{
 		Path: s.name, Rights: s.rights, Principal: s.grant.Who, Created: created, Config: s.repo.Config(),
+		Globs: s.grant.Names,
 	}
 	return info.Append(nil), nil
 }

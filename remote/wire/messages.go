@@ -8,19 +8,6 @@ import (
 	"github.com/kedgebackup/kedge/repo"
 )
 
-// Rights are what a key may do with a repository, as the server tells the
-// client. They are told so that a client can say at once what will be refused; the
-// server decides each request anew.
-type Rights uint8
-
-// The rights.
-const (
-	MayRead   Rights = 1 << iota // Get, Commits, Check, Receipts
-	MayAppend                    // Begin, and SetRef to descendants
-	MayMirror                    // List, Read
-	MayRewind                    // SetRef to anything, and deletion
-)
-
 // OpenRequest asks for a repository: bool Create, text Path, text Chunker, int Expect.
 type OpenRequest struct {
 	Create  bool   // make it if it is not there
@@ -43,13 +30,14 @@ func ParseOpen(b []byte) (OpenRequest, error) {
 
 // Info describes an open repository: text Path, byte Rights, text Principal,
 // bool Created, int Version, text ID, text Chunker, bool SplitTrees,
-// int PackSizeLimit, int PackObjects, int Compression.
+// int PackSizeLimit, int PackObjects, int Compression, list of texts Globs.
 type Info struct {
 	Path      string // as the server calls it
 	Rights    Rights
 	Principal string // who the server takes the client for; with ID it names a cache
 	Created   bool   // just now
 	Config    repo.Config
+	Globs     []string // of the refs that the client may create and move; see MatchRef
 }
 
 // Append appends the encoded message.
@@ -58,7 +46,8 @@ func (m *Info) Append(b []byte) []byte {
 	b = putText(append(putText(b, m.Path), byte(m.Rights)), m.Principal)
 	b = putInt(putBool(b, m.Created), int64(c.Version))
 	b = putBool(putText(putText(b, c.ID), c.Chunker), c.SplitTrees)
-	return putInt(putInt(putInt(b, c.PackSizeLimit), int64(c.PackObjects)), int64(c.Compression))
+	b = putInt(putInt(putInt(b, c.PackSizeLimit), int64(c.PackObjects)), int64(c.Compression))
+	return Names(m.Globs).Append(b)
 }
 
 // ParseInfo reads an Info.
@@ -68,6 +57,10 @@ func ParseInfo(b []byte) (Info, error) {
 	m.Config = repo.Config{
 		Version: int(p.int()), ID: p.text(), Chunker: p.text(), SplitTrees: p.bool(),
 		PackSizeLimit: p.int(), PackObjects: int(p.int()), Compression: int(p.int()),
+	}
+	n := p.count(1)
+	for range n {
+		m.Globs = append(m.Globs, p.text())
 	}
 	return m, p.end()
 }
