@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 
@@ -43,6 +44,14 @@ func (g *Generation) File(name string) (File, bool) {
 		return File{}, false
 	}
 	return g.Files[i], true
+}
+
+// allDrops returns what nobody may name any more, sorted by key, each once.
+func (g *Generation) allDrops() []Drop {
+	all := slices.Clone(g.Drops)
+	all = append(all, g.dropped...)
+	slices.SortStableFunc(all, func(a, b Drop) int { return strings.Compare(a.Key, b.Key) })
+	return slices.CompactFunc(all, func(a, b Drop) bool { return a.Key == b.Key })
 }
 
 // Far above the newest good manifest a number is somebody's mischief: it does not count.

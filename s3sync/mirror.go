@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"path/filepath"
 	"slices"
@@ -33,6 +34,9 @@ type MirrorOptions struct {
 	// Unsafe mirrors to a store that ignores preconditions, where two runs at once can
 	// replace what the other sent.
 	Unsafe bool
+	// LockDays keeps what the generations need that no prune has dropped from being deleted
+	// for so many days from now on. 0: nothing is locked.
+	LockDays int
 	// Progress is told what has been done so far, from several goroutines.
 	Progress func(MirrorResult)
 }
@@ -47,6 +51,7 @@ type MirrorResult struct {
 	Sent       int   // of these, files of which anything was sent: the others were there already
 	SentBytes  int64 // what was sent of them
 	Unchanged  bool  // nothing was to be done: no new generation
+	Locked     int   // objects whose lock was set or extended
 }
 
 // A full manifest is written at least for every fullEvery generations, and when a diff would
@@ -122,6 +127,8 @@ type mirror struct {
 
 	state   repo.State
 	last    *Generation // nil: this is the first
+	dropped map[string]bool
+	texts   map[string][]byte // that were sent, by their names
 	journal *journal
 	slots   chan struct{} // one taken for each request that sends
 	pace    *pace
@@ -174,6 +181,12 @@ func (m *mirror) follow(ctx context.Context) (err error) {
 	if m.last, err = m.b.Latest(ctx); errors.As(err, new(*repo.NotFoundError)) {
 		m.last, err = nil, nil
 	}
+	if err == nil && m.last != nil {
+		m.dropped = make(map[string]bool)
+		for _, d := range m.last.allDrops() {
+			m.dropped[d.Key] = true
+		}
+	}
 	if err == nil && m.last != nil && m.last.Repo != m.id {
 		return &repo.ConfigError{Reason: fmt.Sprintf("%s holds another repository: its id is %s, that of %s is %s",
 			m.b.Prefix, orDash(m.last.Repo), m.o.Dir, orDash(m.id))}
@@ -183,12 +196,14 @@ func (m *mirror) follow(ctx context.Context) (err error) {
 
 // finish makes the manifest, and ends what earlier runs began.
 func (m *mirror) finish(ctx context.Context) error {
-	slices.SortFunc(m.files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	if err := m.commit(ctx); err != nil {
+		return err
+	}
 	m.result.Files = len(m.files)
 	for _, f := range m.files {
 		m.result.Bytes += f.Size
 	}
-	if err := m.commit(ctx); err != nil {
+	if err := m.lock(ctx); err != nil {
 		return err
 	}
 	return m.abortOthers(ctx)
@@ -230,16 +245,19 @@ func (m *mirror) packs(ctx context.Context) (packs, idxes []string, err error) {
 	return packs, idxes, err
 }
 
-// next is the number of the next generation.
+// next is the number of the next generation. One that is taken by a manifest that was
+// passed over is no more to be had.
 func (m *mirror) next() uint64 {
 	if m.last == nil {
 		return 1
 	}
-	return m.last.N + 1
+	return m.last.highest + 1
 }
 
-// commit makes the manifest.
+// commit makes the manifest. That its number was free proves that nobody has dropped or
+// deleted anything since the last generation was read.
 func (m *mirror) commit(ctx context.Context) error {
+	slices.SortFunc(m.files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	if m.unchanged() {
 		m.result.Generation, m.result.Unchanged = m.last.N, true
 		return nil
@@ -254,12 +272,41 @@ func (m *mirror) commit(ctx context.Context) error {
 		if !errors.Is(err, ErrExists) || try == maxConflicts {
 			return err
 		}
-		// Somebody else mirrors the same repository, or a manifest that was no good has
-		// this number. Whatever they wrote, our files are there.
-		if m.last, err = m.b.Latest(ctx); err != nil {
+		// Somebody else mirrors the same repository, or has pruned it.
+		if err := m.catchUp(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// catchUp reads what others did since the last generation was read, and sends again what they
+// dropped of what is to be named. What the newest generation names they have not: but of what
+// else is there now it is looked up, as nobody may have known that it is needed.
+func (m *mirror) catchUp(ctx context.Context) error {
+	if err := m.follow(ctx); err != nil || m.last == nil {
+		return err
+	}
+	was := m.files
+	m.files = nil
+	for _, f := range was {
+		if old, ok := m.last.File(f.Name); ok && old == f {
+			m.add(f)
+			continue
+		}
+		o, err := m.b.Objects.Stat(ctx, m.b.Prefix+f.Key, f.Version)
+		switch {
+		case err == nil && o.Size == f.Size && !m.dropped[f.Key]:
+			m.add(f)
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return err
+		default:
+			if err := m.sendAgain(ctx, f.Name); err != nil {
+				return fmt.Errorf("%s: %w", f.Name, err)
+			}
+		}
+	}
+	slices.SortFunc(m.files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	return nil
 }
 
 // unchanged reports whether the last generation is what this one would be.
@@ -267,37 +314,33 @@ func (m *mirror) unchanged() bool {
 	return m.last != nil && m.last.Head == m.state.Head && slices.Equal(m.last.Refs, m.state.Refs) && slices.Equal(m.last.Files, m.files)
 }
 
-// manifest returns the next manifest.
+// manifest returns the next manifest. One of a prune is no base: who believes the mirror may
+// not believe it.
 func (m *mirror) manifest(ctx context.Context) (*Manifest, error) {
 	x := &Manifest{
 		N: m.next(), Time: m.o.Now().UTC().Truncate(time.Second), Repo: m.id, Kind: Full,
 		Head: m.state.Head, Refs: m.state.Refs, Files: m.files,
 	}
-	// A number may be taken by a manifest that was passed over.
-	highest, err := m.highest(ctx)
-	if err != nil {
-		return nil, err
-	}
-	x.N = max(x.N, highest+1)
 	if m.last == nil {
 		return x, nil
 	}
 	if m.last.N+1 == x.N {
 		x.Prev = m.last.Sum
 	}
+	x.Drops = m.last.allDrops()
 	base := m.last.N
 	if m.last.Kind == Diff {
 		base = m.last.Base
 	}
-	if x.N-base >= fullEvery {
+	if x.N-base >= fullEvery || m.last.Kind == Prune || len(x.Drops) > len(m.last.Drops) {
 		return x, nil
 	}
 	full, err := m.b.At(ctx, base)
-	if err != nil || full.Kind == Diff {
+	if err != nil || full.Kind != Full {
 		return x, err
 	}
 	d := *x
-	d.Kind, d.Base = Diff, base
+	d.Kind, d.Base, d.Drops = Diff, base, nil
 	d.diff(full.Files, m.files)
 	if fullShare*(len(d.Files)+len(d.Gone)) > len(m.files) {
 		return x, nil
@@ -305,45 +348,32 @@ func (m *mirror) manifest(ctx context.Context) (*Manifest, error) {
 	return &d, nil
 }
 
-// highest returns the highest number that a manifest has, whether it is good or not; those
-// far above the last good one are somebody's mischief.
-func (m *mirror) highest(ctx context.Context) (n uint64, err error) {
-	const far = 1_000_000
-	err = m.b.Objects.List(ctx, m.b.Prefix+keyManifests, "", func(o Object) error {
-		k, ok := parseManifestKey(o.Key)
-		if !ok || k >= m.next()+far {
-			return nil
-		}
-		n = k
-		return errEnough
-	})
-	if errors.Is(err, errEnough) {
-		err = nil
+// putManifest puts a manifest.
+func (m *mirror) putManifest(ctx context.Context, x *Manifest) error {
+	if err := m.begin(ctx); err != nil {
+		return err
 	}
-	return n, err
+	return m.b.putManifest(ctx, x, m.o.Sign)
 }
 
-// putManifest signs a manifest and puts it where it counts. One that others will build on
+// putManifest signs a manifest and puts it where it counts. One that others may build on
 // gets a second copy; only who made the first may make that, so both are the same.
-func (m *mirror) putManifest(ctx context.Context, x *Manifest) error {
+func (b *Bucket) putManifest(ctx context.Context, x *Manifest, sign func([]byte) ([]byte, error)) error {
 	text := x.Append(nil)
-	if m.o.Sign != nil {
-		signature, err := m.o.Sign(text)
+	if sign != nil {
+		signature, err := sign(text)
 		if err != nil {
 			return err
 		}
 		text = append(text, signature...)
 	}
-	b := Body{ReaderAt: bytes.NewReader(text), Size: int64(len(text)), SHA256: SumOf(text)}
-	if err := m.begin(ctx); err != nil {
-		return err
-	}
-	if _, err := m.b.Objects.Put(ctx, m.b.Prefix+manifestKey(keyManifests, x.N), b); err != nil {
+	body := Body{ReaderAt: bytes.NewReader(text), Size: int64(len(text)), SHA256: SumOf(text)}
+	if _, err := b.Objects.Put(ctx, b.Prefix+manifestKey(keyManifests, x.N), body); err != nil {
 		return err
 	}
 	if x.Kind == Diff {
 		return nil
 	}
-	_, err := m.b.Objects.Put(ctx, m.b.Prefix+manifestKey(keyBases, x.N), b)
+	_, err := b.Objects.Put(ctx, b.Prefix+manifestKey(keyBases, x.N), body)
 	return err
 }

@@ -3,7 +3,6 @@ package s3sync
 import (
 	"context"
 	_ "embed" // RESTORE.txt
-	"strings"
 )
 
 // RestoreText says how to get the data back with stock tools. It stands in the bucket beside
@@ -18,17 +17,5 @@ const nameRestoreText = "RESTORE.txt"
 
 // sendRestoreText adds the text. The manifest names it, so that a prune leaves it alone.
 func (m *mirror) sendRestoreText(ctx context.Context) error {
-	sum := SumOf([]byte(RestoreText))
-	if m.last != nil {
-		if f, ok := m.last.File(nameRestoreText); ok && f.SHA256 == sum {
-			m.add(f)
-			return nil
-		}
-	}
-	m.mu.Lock()
-	m.result.Todo++
-	m.result.TodoBytes += int64(len(RestoreText))
-	m.mu.Unlock()
-	b := Body{ReaderAt: strings.NewReader(RestoreText), Size: int64(len(RestoreText)), SHA256: sum}
-	return m.send(ctx, nameRestoreText, nameRestoreText, b, nil)
+	return m.sendText(ctx, nameRestoreText, nameRestoreText, []byte(RestoreText))
 }

@@ -235,6 +235,9 @@ func (s *S3) Stat(ctx context.Context, key, version string) (Object, error) {
 
 func object(i minio.ObjectInfo) Object {
 	o := Object{Key: i.Key, Version: i.VersionID, Size: i.Size, Modified: i.LastModified}
+	if until, err := time.Parse(time.RFC3339, i.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date")); err == nil {
+		o.Until = until
+	}
 	text, count, parts := strings.Cut(i.ChecksumSHA256, "-")
 	sum, err := base64.StdEncoding.DecodeString(text)
 	switch {

@@ -146,42 +146,75 @@ func (m *mirror) sendFile(ctx context.Context, name string) error {
 // sendTexts sends a copy of each file that changes.
 func (m *mirror) sendTexts(ctx context.Context, files map[string]*[]byte) error {
 	for name, at := range files {
-		text := *at
-		if len(text) == 0 {
-			continue
-		}
-		sum := SumOf(text)
-		if m.last != nil {
-			if f, ok := m.last.File(name); ok && f.SHA256 == sum {
-				m.add(f)
-				continue
-			}
-		}
-		m.result.Todo++
-		m.result.TodoBytes += int64(len(text))
-		b := Body{ReaderAt: &paced{ctx, bytes.NewReader(text), m.pace}, Size: int64(len(text)), SHA256: sum}
-		if err := m.send(ctx, name, "state/"+sum.String(), b, nil); err != nil {
+		if err := m.sendText(ctx, name, "", *at); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil
 }
 
+// sendText sends a small file, and keeps it in mind for sendAgain. key is what it is called;
+// "": its checksum.
+func (m *mirror) sendText(ctx context.Context, name, key string, text []byte) error {
+	if len(text) == 0 {
+		return nil
+	}
+	sum := SumOf(text)
+	if key == "" {
+		key = "state/" + sum.String()
+	}
+	if m.texts == nil {
+		m.texts = make(map[string][]byte)
+	}
+	m.texts[name] = text
+	if m.last != nil {
+		if f, ok := m.last.File(name); ok && f.SHA256 == sum {
+			m.add(f)
+			return nil
+		}
+	}
+	m.mu.Lock()
+	m.result.Todo++
+	m.result.TodoBytes += int64(len(text))
+	m.mu.Unlock()
+	b := Body{ReaderAt: &paced{ctx, bytes.NewReader(text), m.pace}, Size: int64(len(text)), SHA256: sum}
+	return m.send(ctx, name, key, b, nil)
+}
+
+// sendAgain sends a file that was dropped or deleted while this run was under way. A segment
+// is left out: the next run makes another.
+func (m *mirror) sendAgain(ctx context.Context, name string) error {
+	switch {
+	case strings.HasPrefix(name, "objects/"):
+		return m.sendFile(ctx, name)
+	case strings.HasPrefix(name, dirSegments+"/"):
+		return nil
+	case name == nameRestoreText:
+		return m.sendRestoreText(ctx)
+	}
+	return m.sendText(ctx, name, "", m.texts[name])
+}
+
 // send creates an object for a file. If the key has other bytes another one is taken: those
-// of a pack that was made anew with the same objects, say.
+// of a pack that was made anew with the same objects, say. A key that was dropped is not taken,
+// whatever is there.
 func (m *mirror) send(ctx context.Context, name, key string, b Body, parts []Sum) error {
 	if err := m.begin(ctx); err != nil {
 		return err
 	}
 	at := key
 	for try := 0; ; try++ {
+		if m.dropped[at] { // and soon deleted, if it is not already
+			at = fmt.Sprintf("%s~%d", key, m.next()+uint64(try))
+			continue
+		}
 		f, err := m.put(ctx, m.b.Prefix+at, b, parts)
 		if err == nil {
 			f.Name, f.Key = name, at
 			m.add(f)
 			return nil
 		}
-		if !errors.Is(err, ErrExists) || try == maxConflicts {
+		if !errors.Is(err, ErrExists) || try >= maxConflicts {
 			return err
 		}
 		at = fmt.Sprintf("%s~%d", key, m.next()+uint64(try))
