@@ -168,12 +168,12 @@ func (p *Packs) addClosed(ctx context.Context, packs []*packFile) error {
 	if p.readOnly || len(packs) == 0 {
 		return nil
 	}
-	lock, err := p.dir.lock(ctx, fileClosed, fsx.Exclusive)
+	lock, err := p.desk.lock(ctx, fileClosed, fsx.Exclusive)
 	if err != nil {
 		return err
 	}
 	defer lock.Unlock()
-	text, err := p.dir.fs.ReadFile(p.dir.name(fileClosed), maxClosed)
+	text, err := p.desk.fs.ReadFile(p.desk.name(fileClosed), maxClosed)
 	if err != nil {
 		return err
 	}
@@ -182,6 +182,9 @@ func (p *Packs) addClosed(ctx context.Context, packs []*packFile) error {
 	for _, l := range parseClosed(text) {
 		listed[l] = true
 		stale = stale || !p.table.Load().holds(l)
+	}
+	if p.depot != nil {
+		return p.addClosedDesk(ctx, lock.File(), text, stale)
 	}
 	if stale {
 		// Somebody may have published a pack that is not in the table yet. If
@@ -222,6 +225,33 @@ func (p *Packs) addClosed(ctx context.Context, packs []*packFile) error {
 	return appendLines(lock.File(), text, add)
 }
 
+// addClosedDesk is addClosed for a desk. Its list has the packs of the desk that are proved,
+// and counts gc as the state of the depot does: after the next gc it means nothing.
+func (p *Packs) addClosedDesk(ctx context.Context, f *fsx.File, text []byte, stale bool) error {
+	_, s := p.depot.at()
+	count := gcCount(parseClosed(s.Closed))
+	if old := parseClosed(text); stale || gcCount(old) != count {
+		text = nil
+		if err := firstErr(ctx.Err(), f.Truncate(0)); err != nil {
+			return err
+		}
+	}
+	var add []byte
+	if len(text) == 0 && count > 0 {
+		add = closedLine{gc: count}.append(add)
+	}
+	near, err := p.depot.near(ctx)
+	if err != nil {
+		return err
+	}
+	for _, f := range p.table.Load().packs {
+		if l := lineOf(f, false).append(nil); near[f.name] && f.closed.Load() && !bytes.Contains(text, l) {
+			add = append(add, l...)
+		}
+	}
+	return appendLines(f, text, add)
+}
+
 // appendLines appends to a file of lines, in place of a torn last one.
 func appendLines(f *fsx.File, text, add []byte) error {
 	if len(add) == 0 {
@@ -251,6 +281,11 @@ func (p *Packs) relist(ctx context.Context, closed, gone func(pack.ID) bool) err
 	if err != nil {
 		return err
 	}
+	return p.dir.fs.Replace(p.dir.name(fileClosed), p.relisted(old, closed, gone), modeState)
+}
+
+// relisted returns the text of the list that takes the place of an old one.
+func (p *Packs) relisted(old []closedLine, closed, gone func(pack.ID) bool) []byte {
 	used := make(map[string]bool)
 	for _, l := range old {
 		used[l.name] = used[l.name] || l.uses
@@ -266,5 +301,5 @@ func (p *Packs) relist(ctx context.Context, closed, gone func(pack.ID) bool) err
 			text = lineOf(f, true).append(text)
 		}
 	}
-	return p.dir.fs.Replace(p.dir.name(fileClosed), text, modeState)
+	return text
 }

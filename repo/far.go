@@ -71,7 +71,7 @@ func (p *Packs) places(ctx context.Context, t *table, ids []pack.ID, want func(*
 		}
 		return nil
 	}
-	found, err := p.far.Locate(ctx, ids, func(name string) bool { return counts(name) == nil })
+	found, err := p.locate(ctx, t, ids, counts)
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +87,31 @@ func (p *Packs) places(ctx context.Context, t *table, ids []pack.ID, want func(*
 		out[i] = place{f, l.Off}
 	}
 	return out, nil
+}
+
+// locate looks for objects in the packs of the desk, and asks the store for the others.
+func (p *Packs) locate(ctx context.Context, t *table, ids []pack.ID, counts func(string) *packFile) ([]Located, error) {
+	skip := func(name string) bool { return counts(name) == nil }
+	if len(t.near) == 0 {
+		return p.far.Locate(ctx, ids, skip)
+	}
+	out := make([]Located, len(ids))
+	var rest []pack.ID
+	var where []int
+	for i, id := range ids {
+		var ok bool
+		if out[i], ok = p.findNear(t, id, counts); !ok {
+			rest, where = append(rest, id), append(where, i)
+		}
+	}
+	if len(rest) == 0 {
+		return out, nil
+	}
+	found, err := p.far.Locate(ctx, rest, skip)
+	for k, l := range found {
+		out[where[k]] = l
+	}
+	return out, err
 }
 
 // findFar is find in a FarStore, for who reads the idx of the pack as well.

@@ -88,6 +88,9 @@ func (p *Packs) OpenIndex(ctx context.Context, name string) (Blob, error) {
 // Dumb reports whether somebody marked the repository, in bup's way, as one whose clients
 // are to load all idx files before they send anything.
 func (p *Packs) Dumb() bool {
+	if p.dir == nil {
+		return false
+	}
 	_, err := p.dir.fs.Lstat(p.dir.name("bup-dumb-server"))
 	return err == nil
 }

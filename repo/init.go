@@ -83,15 +83,7 @@ func InitDir(ctx context.Context, dir string, o InitOptions) (Config, error) {
 	}
 	old, err := o.FS.ReadFile(d.name(fileConfig), maxConfig)
 	if errors.Is(err, fs.ErrNotExist) {
-		want := slices.Concat([]option{
-			{"core", "", "repositoryformatversion", "0"},
-			{"core", "", "filemode", "true"},
-			{"core", "", "bare", "true"},
-		}, hardening, []option{{"bup", "repo", "id", newRepoID()}})
-		if !o.Bup {
-			want = append(want, option{"kedge", "", "version", fmt.Sprint(formatVersion)}, option{"kedge", "", "chunker", chunker})
-		}
-		text := editConfig(nil, want)
+		text := configText(o, chunker)
 		if err := o.FS.Replace(d.name(fileConfig), text, modeState); err != nil {
 			return Config{}, err
 		}
@@ -110,6 +102,19 @@ func InitDir(ctx context.Context, dir string, o InitOptions) (Config, error) {
 		return Config{}, err
 	}
 	return ParseConfig(text)
+}
+
+// configText returns the config of a new repository.
+func configText(o InitOptions, chunker string) []byte {
+	want := slices.Concat([]option{
+		{"core", "", "repositoryformatversion", "0"},
+		{"core", "", "filemode", "true"},
+		{"core", "", "bare", "true"},
+	}, hardening, []option{{"bup", "repo", "id", newRepoID()}})
+	if !o.Bup {
+		want = append(want, option{"kedge", "", "version", fmt.Sprint(formatVersion)}, option{"kedge", "", "chunker", chunker})
+	}
+	return editConfig(nil, want)
 }
 
 // makeDirs makes the directories of a repository, and makes sure that they are durable: those

@@ -97,7 +97,13 @@ func (p *Packs) AllowNames(ctx context.Context, names []string) error {
 	if p.readOnly {
 		return ErrReadOnly
 	}
-	if _, err := p.dir.addOptions(ctx, want); err != nil {
+	var err error
+	if p.depot != nil {
+		err = p.rewriteText(ctx, fileConfig, func(old []byte) ([]byte, error) { return editConfig(old, want), nil })
+	} else {
+		_, err = p.dir.addOptions(ctx, want)
+	}
+	if err != nil {
 		return err
 	}
 	if p.allowed.ids == nil {

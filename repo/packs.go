@@ -34,7 +34,9 @@ type Packs struct {
 	store    Store
 	far      FarStore // store, if it is one
 	keeper   keeper   // refs, config, receipts, the list of closed packs
-	dir      *Dir     // the same, to be written to, and locks; nil if it is readOnly for good
+	dir      *Dir     // the same, to be written to; nil if no directory holds it
+	desk     *Dir     // where sessions have their locks and what they write; nil if it is readOnly for good
+	depot    *desk    // what holds it, if no directory does
 	config   Config
 	readOnly bool
 	files    files
@@ -81,7 +83,8 @@ type packFile struct {
 	idx   *pack.Idx
 	pack  *pack.Pack
 
-	bare atomic.Pointer[pack.Pack] // of a FarStore: the pack while nobody needs its idx
+	bare    atomic.Pointer[pack.Pack] // of a FarStore: the pack while nobody needs its idx
+	nearIdx atomic.Pointer[pack.Idx]  // of a pack that was published here and goes to a depot
 }
 
 func (f *packFile) packName() string { return dirPacks + "/" + f.name + ".pack" }
@@ -95,6 +98,7 @@ type table struct {
 	midx      *midxFile   // nil if there is none
 	midxPacks []*packFile // what midx calls pack i; nil if there is no such pack
 	single    []*packFile // the packs that midx does not cover
+	near      []*packFile // of a depot: the packs of which the desk has the idx
 }
 
 // midxFile is a multi-pack-index, which tables share as long as it does not
@@ -112,7 +116,7 @@ type midxFile struct {
 
 // newPacks returns a Packs that has not looked at its packs yet.
 func newPacks(store Store, dir *Dir, c Config, readOnly bool) *Packs {
-	p := &Packs{store: store, dir: dir, config: c, readOnly: readOnly, warnings: make(map[string]error)}
+	p := &Packs{store: store, dir: dir, desk: dir, config: c, readOnly: readOnly, warnings: make(map[string]error)}
 	p.keeper = dir
 	p.far, _ = store.(FarStore)
 	p.files = files{store: store, open: make(map[string]*list.Element)}
@@ -250,6 +254,15 @@ func (p *Packs) scan(ctx context.Context) (*table, error) {
 		if t.byName[name] == nil {
 			p.files.forget(dirPacks+"/"+name+".pack", dirPacks+"/"+name+".idx")
 		}
+	}
+	if p.depot != nil {
+		near, err := p.depot.near(ctx)
+		for name := range near {
+			if f := t.byName[name]; f != nil {
+				t.near = append(t.near, f)
+			}
+		}
+		return t, err
 	}
 	if hasMidx {
 		p.openMidx(ctx, t)
@@ -437,5 +450,9 @@ func (p *Packs) exchange(out, in *packFile) {
 		}
 	}
 	t.setSingle()
+	t.near = slices.DeleteFunc(slices.Clone(old.near), func(f *packFile) bool { return f == out })
+	if in != nil && p.depot != nil { // only what is published here comes this way
+		t.near = append(t.near, in)
+	}
 	p.table.Store(t)
 }

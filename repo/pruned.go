@@ -85,15 +85,9 @@ func parsePin(line string) (l Pin, ok bool) {
 	return l, ok && firstErr(err, err1, CheckRefName(l.Ref)) == nil && string(l.append(nil)) == line
 }
 
-// lines parses a file of the repository line by line; none if it is not there. A line that
+// lines parses a file of the repository line by line. A line that
 // is none is damage: what it said would be forgotten, and saves with it.
-func lines[T any](d *Dir, file string, parse func(string) (T, bool)) (list []T, err error) {
-	text, err := d.fs.ReadFile(d.name(file), maxPins)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
-	}
+func lines[T any](file string, text []byte, parse func(string) (T, bool)) (list []T, err error) {
 	off := int64(0)
 	for line := range bytes.Lines(text) {
 		l, ok := parse(string(line))
@@ -108,10 +102,20 @@ func lines[T any](d *Dir, file string, parse func(string) (T, bool)) (list []T, 
 
 // Pruned returns the prunes that are remembered, the oldest first.
 func (p *Packs) Pruned(ctx context.Context) ([]Pruned, error) {
-	if p.dir == nil {
-		return nil, ctx.Err()
+	text, err := p.text(ctx, filePruned)
+	if err != nil {
+		return nil, err
 	}
-	return lines(p.dir, filePruned, parsePruned)
+	return lines(filePruned, text, parsePruned)
+}
+
+// text returns the text of a file of the state; none if it is not there.
+func (p *Packs) text(ctx context.Context, name string) ([]byte, error) {
+	text, err := p.keeper.text(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return text, firstErr(ctx.Err(), err)
 }
 
 // NotePruned remembers a prune, before the ref is moved, and forgets those that can no
@@ -121,10 +125,10 @@ func (u *Upkeep) NotePruned(ctx context.Context, add ...Pruned) error {
 	if err != nil {
 		return err
 	}
-	return u.p.dir.withRefLock(ctx, func(*refLock) error {
-		old, err := lines(u.p.dir, filePruned, parsePruned)
+	return u.p.rewriteText(ctx, filePruned, func(was []byte) ([]byte, error) {
+		old, err := lines(filePruned, was, parsePruned)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		var text []byte
 		for _, l := range old {
@@ -136,16 +140,17 @@ func (u *Upkeep) NotePruned(ctx context.Context, add ...Pruned) error {
 			l.Time = now
 			text = l.append(text)
 		}
-		return u.p.dir.replace(filePruned, text)
+		return text, nil
 	})
 }
 
 // Pins returns the pins of saves.
 func (p *Packs) Pins(ctx context.Context) ([]Pin, error) {
-	if p.dir == nil {
-		return nil, ctx.Err()
+	text, err := p.text(ctx, filePins)
+	if err != nil {
+		return nil, err
 	}
-	return lines(p.dir, filePins, parsePin)
+	return lines(filePins, text, parsePin)
 }
 
 // SetPins changes the pins.
@@ -153,21 +158,21 @@ func (p *Packs) SetPins(ctx context.Context, change func([]Pin) ([]Pin, error)) 
 	if p.readOnly {
 		return ErrReadOnly
 	}
-	return p.dir.withRefLock(ctx, func(*refLock) error {
-		list, err := lines(p.dir, filePins, parsePin)
+	return p.rewriteText(ctx, filePins, func(was []byte) ([]byte, error) {
+		list, err := lines(filePins, was, parsePin)
 		if err == nil {
 			list, err = change(list)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		var text []byte
 		for _, l := range list {
 			if l.Time.IsZero() {
-				l.Time = p.dir.now()
+				l.Time = p.desk.now()
 			}
 			text = l.append(text)
 		}
-		return p.dir.replace(filePins, text)
+		return text, nil
 	})
 }

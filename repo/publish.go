@@ -48,6 +48,11 @@ func (s *session) publish(ctx context.Context, n *newPack) error {
 	if err != nil {
 		return err
 	}
+	if s.p.depot != nil {
+		if err := s.p.depot.send(ctx, f.name); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	s.bytes += f.size
 	s.published = append(s.published, f)
@@ -163,6 +168,9 @@ const (
 // derived and replaced as a whole, so a crash leaves the old one or the new
 // one; and if it cannot be written, nothing is lost but time.
 func (p *Packs) coverPacks(ctx context.Context, store Store) {
+	if p.depot != nil {
+		return // it has tables of its own
+	}
 	t := p.table.Load()
 	single, _ := p.idxes(t.single)
 	objects := 0

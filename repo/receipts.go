@@ -231,7 +231,12 @@ func (l *refLock) addReceipt(r Receipt) (Receipt, error) {
 	if err != nil {
 		return r, err
 	}
-	good, last, sum, err := receiptsTail(f)
+	size, err := f.Size()
+	if err != nil {
+		f.Close()
+		return r, err
+	}
+	good, last, sum, err := receiptsTail(f, size)
 	if err != nil {
 		f.Close()
 		return r, err
@@ -243,8 +248,7 @@ func (l *refLock) addReceipt(r Receipt) (Receipt, error) {
 		f.Close()
 		return r, fmt.Errorf("receipt for %s: line longer than %d bytes", r.Ref, maxReceipt)
 	}
-	size, err := f.Size()
-	if err == nil && size > good {
+	if size > good {
 		err = f.Truncate(good)
 	}
 	if err == nil {
@@ -264,11 +268,7 @@ func (l *refLock) addReceipt(r Receipt) (Receipt, error) {
 
 // receiptsTail finds the end of the last good line, that line, and its hash. A
 // last line that is torn, or does not follow from the one before, is not good.
-func receiptsTail(f *fsx.File) (good int64, last Receipt, sum [sha256.Size]byte, err error) {
-	size, err := f.Size()
-	if err != nil {
-		return 0, last, sum, err
-	}
+func receiptsTail(f io.ReaderAt, size int64) (good int64, last Receipt, sum [sha256.Size]byte, err error) {
 	start := max(0, size-4*maxReceipt)
 	buf := make([]byte, size-start)
 	if _, err := f.ReadAt(buf, start); err != nil && err != io.EOF {

@@ -16,6 +16,9 @@ const maxReflog = 1 << 30
 // nobody trims.
 func (u *Upkeep) TrimReflogs(ctx context.Context, has func(pack.ID) (bool, error)) error {
 	d := u.p.dir
+	if d == nil {
+		return ctx.Err() // a depot has none
+	}
 	return d.withRefLock(ctx, func(l *refLock) error {
 		var names []string
 		err := d.List(ctx, "logs", func(name string, _ int64) error {

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -202,6 +203,9 @@ func (p *Packs) ServedFiles(ctx context.Context, dir string, fn func(name string
 			return err
 		}
 	}
+	if p.dir == nil {
+		return errServedDepot
+	}
 	for _, name := range servedFiles {
 		info, err := p.dir.fs.Lstat(p.dir.name(name))
 		if noFile(err) || err == nil && !info.Mode().IsRegular() {
@@ -216,8 +220,14 @@ func (p *Packs) ServedFiles(ctx context.Context, dir string, fn func(name string
 	return nil
 }
 
+// errServedDepot says that what stands in a depot is no directory that could be copied.
+var errServedDepot = errors.New("this repository stands in an object store: kedge mirror --pull s3://… copies it from there")
+
 // OpenServed opens one of the files that ServedFiles lists; fs.ErrNotExist for all others.
 func (p *Packs) OpenServed(ctx context.Context, name string) (Blob, error) {
+	if p.dir == nil {
+		return nil, errServedDepot
+	}
 	gone := fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 	if checkName(name) != nil || !served(name) {
 		return nil, gone

@@ -33,18 +33,17 @@ func (p *Packs) Begin(ctx context.Context) (Session, error) {
 	if err := p.refresh(ctx); err != nil {
 		return nil, err
 	}
-	if err := p.dir.cleanRefLocks(ctx); err != nil {
-		return nil, err
+	if p.dir != nil {
+		if err := p.dir.cleanRefLocks(ctx); err != nil {
+			return nil, err
+		}
 	}
 	promised, names := promise(p.table.Load(), nil)
-	dir, err := p.dir.begin(ctx, names)
+	dir, err := p.desk.begin(ctx, names)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{p: p, dir: dir, promised: promised, store: p.store, dec: pack.NewDecoder(maxTree), hasher: pack.NewHasher()}
-	if p.store == Store(p.dir) {
-		s.store = dir
-	}
+	s := &session{p: p, dir: dir, promised: promised, store: dir, dec: pack.NewDecoder(maxTree), hasher: pack.NewHasher()}
 	s.maxSize, s.maxObjects = int64(defaultPackSize), defaultPackObjects
 	if p.config.PackSizeLimit > 0 {
 		s.maxSize = p.config.PackSizeLimit
@@ -108,8 +107,8 @@ func (s *session) rely(ctx context.Context, age time.Duration) error {
 // their sets of ids; all others are looked up in the repository.
 type session struct {
 	p     *Packs
-	dir   *Dir // lease
-	store Store
+	dir   *Dir  // lease
+	store Store // dir
 
 	maxSize    int64
 	maxObjects int

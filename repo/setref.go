@@ -43,7 +43,7 @@ func (p *Packs) SetRef(ctx context.Context, m Move) (pack.ID, error) {
 		return pack.ID{}, fmt.Errorf("%s: %v is no commit", m.Ref, m.New)
 	}
 	for try := 1; ; try++ {
-		err := p.dir.move(ctx, m, commit, isCommit)
+		err := p.move(ctx, m, commit, isCommit)
 		changed := new(RefChangedError)
 		if err == nil {
 			return m.New, nil
@@ -157,8 +157,8 @@ func appendStamp(dst []byte, t time.Time) []byte {
 	return t.AppendFormat(strconv.AppendInt(dst, t.Unix(), 10), "-0700")
 }
 
-// move is the part of SetRef that happens under the lock.
-func (d *Dir) move(ctx context.Context, m Move, c Commit, isCommit bool) error {
+// move is the part of SetRef that happens under the lock, or makes the next state of a depot.
+func (p *Packs) move(ctx context.Context, m Move, c Commit, isCommit bool) error {
 	r := Receipt{
 		Ref: m.Ref, Old: m.Old, New: m.New,
 		Principal: m.Stats.Principal,
@@ -171,7 +171,10 @@ func (d *Dir) move(ctx context.Context, m Move, c Commit, isCommit bool) error {
 		r.Author = c.Author.stamp()
 		who = c.Committer.Who
 	}
-	return d.withRefLock(ctx, func(l *refLock) error {
+	if p.depot != nil {
+		return p.moveDepot(ctx, r)
+	}
+	return p.dir.withRefLock(ctx, func(l *refLock) error {
 		for {
 			err := l.tryMove(ctx, r, who)
 			if err != errAgain {
@@ -276,9 +279,14 @@ func (l *refLock) noConflict(ctx context.Context, r Receipt) error {
 	if err != nil && !errors.As(err, new(*pack.CorruptError)) {
 		return err
 	}
-	for _, other := range list {
-		if strings.HasPrefix(other.Name, r.Ref+"/") || strings.HasPrefix(r.Ref, other.Name+"/") {
-			return fmt.Errorf("%s cannot be made as long as there is %s", r.Ref, other.Name)
+	return conflict(r.Ref, list)
+}
+
+// conflict refuses a name that would have to be a directory of another's, or the other way round.
+func conflict(name string, refs []Ref) error {
+	for _, other := range refs {
+		if strings.HasPrefix(other.Name, name+"/") || strings.HasPrefix(name, other.Name+"/") {
+			return fmt.Errorf("%s cannot be made as long as there is %s", name, other.Name)
 		}
 	}
 	return nil

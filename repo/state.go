@@ -176,6 +176,7 @@ type keeper interface {
 	closedPacks() ([]closedLine, error)
 	refs(ctx context.Context, prefix string) ([]Ref, error)
 	receipts(ctx context.Context, fn func(Receipt) error) error
+	text(name string) ([]byte, error) // of kedge/pruned or kedge/pins
 	Close() error
 }
 
@@ -184,6 +185,14 @@ type frozen struct{ State }
 
 func (f frozen) stamp() (time.Time, bool, error)    { return time.Unix(0, 0), true, nil }
 func (f frozen) closedPacks() ([]closedLine, error) { return parseClosed(f.Closed), nil }
+
+// text returns the text of a file of the state.
+func (f frozen) text(name string) ([]byte, error) {
+	if at := f.Files()[name]; at != nil {
+		return *at, nil
+	}
+	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+}
 
 // Close does nothing.
 func (f frozen) Close() error { return nil }

@@ -20,6 +20,9 @@ import (
 // damaged or gone is made anew from its pack. Where that cannot be done the pack
 // counts as absent: what it holds is proved to be elsewhere, or stored again.
 func (s *session) checkTables(ctx context.Context) error {
+	if s.p.depot != nil {
+		return nil // the idx files of the desk are checked when they are opened
+	}
 	again, err := s.checkMidx(ctx)
 	if err != nil {
 		return err

@@ -30,7 +30,7 @@ func (p *Packs) Upkeep(ctx context.Context) (*Upkeep, error) {
 	if p.readOnly {
 		return nil, ErrReadOnly
 	}
-	lock, err := p.dir.lock(ctx, fileUpkeep, fsx.Exclusive)
+	lock, err := p.desk.lock(ctx, fileUpkeep, fsx.Exclusive)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (u *Upkeep) Close() error { return u.lock.Unlock() }
 
 // Now returns the time of the repository: never before its last receipt.
 func (u *Upkeep) Now(ctx context.Context) (time.Time, error) {
-	now := u.p.dir.now()
+	now := u.p.desk.now()
 	last, err := u.p.LastReceipt(ctx)
 	if err == nil && last.After(now) {
 		now = last
@@ -61,7 +61,7 @@ func (p *Packs) LastReceipt(ctx context.Context) (at time.Time, err error) {
 
 // Sessions returns how many sessions live: saves, restores and mirror runs.
 func (u *Upkeep) Sessions(ctx context.Context) (int, error) {
-	live, _, err := u.p.dir.liveSessions()
+	live, _, err := u.p.desk.liveSessions()
 	return live, firstErr(ctx.Err(), err)
 }
 
@@ -103,12 +103,12 @@ func (d *Dir) liveSessions() (n int, relied map[pack.ID]bool, err error) {
 // Decide calls fn while no session can begin. It is told how many live and which packs
 // they rely on, which must stay.
 func (u *Upkeep) Decide(ctx context.Context, fn func(live int, relied map[pack.ID]bool) error) error {
-	maint, err := u.p.dir.lock(ctx, fileMaint, fsx.Exclusive)
+	maint, err := u.p.desk.lock(ctx, fileMaint, fsx.Exclusive)
 	if err != nil {
 		return err
 	}
 	defer maint.Unlock()
-	live, relied, err := u.p.dir.liveSessions()
+	live, relied, err := u.p.desk.liveSessions()
 	if err != nil {
 		return err
 	}
@@ -133,6 +133,9 @@ type Retirement struct {
 // it. After a crash in between, packs that should have gone are still there, unlisted,
 // and the next collection takes them.
 func (u *Upkeep) Retire(ctx context.Context, r Retirement) error {
+	if u.p.depot != nil {
+		return u.p.retireDepot(ctx, r)
+	}
 	d := u.p.dir
 	if err := d.dropTables(ctx); err != nil {
 		return err
@@ -234,8 +237,12 @@ func (p *Packs) Kept(name pack.ID) (bool, error) {
 	return err == nil, err
 }
 
-// PackTime returns when a pack was written.
+// PackTime returns when a pack was written. A depot does not tell: there a pack that no ref
+// leads to is as old as can be, and a save that went on with it would find out.
 func (p *Packs) PackTime(name pack.ID) (time.Time, error) {
+	if p.dir == nil {
+		return time.Time{}, nil
+	}
 	info, err := p.dir.fs.Lstat(p.dir.name(fmt.Sprintf("%s/pack-%v.pack", dirPacks, name)))
 	if err != nil {
 		return time.Time{}, err
@@ -247,12 +254,12 @@ func (p *Packs) PackTime(name pack.ID) (time.Time, error) {
 const fileLive = "kedge/live"
 
 // Clock returns what the clock says, which may be before the last receipt.
-func (u *Upkeep) Clock() time.Time { return u.p.dir.now() }
+func (u *Upkeep) Clock() time.Time { return u.p.desk.now() }
 
 // LastLive returns how many bytes were live when garbage was collected last; 0 if it never
 // was. It guards against a mistake, so what cannot be read is as good as nothing.
 func (u *Upkeep) LastLive(ctx context.Context) (int64, error) {
-	text, err := u.p.dir.fs.ReadFile(u.p.dir.name(fileLive), 4096)
+	text, err := u.p.desk.fs.ReadFile(u.p.desk.name(fileLive), 4096)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, ctx.Err()
 	}
@@ -263,5 +270,5 @@ func (u *Upkeep) LastLive(ctx context.Context) (int64, error) {
 
 // NoteLive remembers how many bytes are live.
 func (u *Upkeep) NoteLive(ctx context.Context, n int64) error {
-	return firstErr(ctx.Err(), u.p.dir.fs.Replace(u.p.dir.name(fileLive), fmt.Appendf(nil, "%d %d\n", u.Clock().Unix(), n), modeState))
+	return firstErr(ctx.Err(), u.p.desk.fs.Replace(u.p.desk.name(fileLive), fmt.Appendf(nil, "%d %d\n", u.Clock().Unix(), n), modeState))
 }

@@ -330,7 +330,11 @@ func (f *feeder) stream(ctx context.Context, s Stream) error {
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", s.Path, err)
 	}
-	_, err = f.reader(ctx, r)
+	if src, ok := r.(Extents); ok {
+		err = f.image(ctx, src)
+	} else {
+		_, err = f.reader(ctx, r)
+	}
 	if cerr := r.Close(); err == nil {
 		err = cerr
 	}

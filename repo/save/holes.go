@@ -1,7 +1,10 @@
 package save
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"io"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
 )
@@ -10,9 +13,31 @@ import (
 // cheaper than asking where they are.
 const holeMin = 1 << 18
 
+// Extents is a stream that is a file: what knows where its holes are need not read them. An
+// fsx.Source is one.
+type Extents interface {
+	io.Reader
+	io.ReaderAt
+	Stat() (fsx.Stat, error)
+	NextData(off int64) (data, hole int64, err error)
+}
+
+// image reads a stream that is a file, all of it or it fails.
+func (f *feeder) image(ctx context.Context, src Extents) error {
+	st, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	n, err := f.contents(ctx, src, st)
+	if err == nil && n != st.Size {
+		err = fmt.Errorf("it was cut short while it was read, from %d bytes to %d", st.Size, n)
+	}
+	return err
+}
+
 // sparse reads the extents that hold data and jumps over the holes, up to size
 // or to where the file ends now.
-func (f *feeder) sparse(ctx context.Context, src *fsx.Source, size int64) (int64, error) {
+func (f *feeder) sparse(ctx context.Context, src Extents, size int64) (int64, error) {
 	pos := int64(0)
 	for pos < size {
 		data, hole, err := src.NextData(pos)
@@ -69,11 +94,22 @@ func (f *feeder) zeros(ctx context.Context, n int64) error {
 	return nil
 }
 
+// zeroRun is the size of reads from which a stream is looked at for runs of zeros: a device, or
+// an image that comes through a pipe, cannot tell where it has holes.
+const zeroRun = 16 << 10
+
+// zeroPage is what runs of zeros are compared with.
+var zeroPage [4096]byte
+
+// allZero reports whether there is nothing but zeros in b. Data are told in the first bytes, so
+// that it costs nothing to look.
 func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
+	for len(b) > 0 {
+		n := min(len(b), len(zeroPage))
+		if !bytes.Equal(b[:n], zeroPage[:n]) {
 			return false
 		}
+		b = b[n:]
 	}
 	return true
 }

@@ -106,7 +106,7 @@ func (f *feeder) further(ctx context.Context, it item, set *linkSet) error {
 // contents reads a file up to the size that it had when it was opened: a log
 // that grows as fast as it is read would hold the save forever. Files that claim
 // no size, as those of /proc do, are read to their end.
-func (f *feeder) contents(ctx context.Context, src *fsx.Source, st fsx.Stat) (int64, error) {
+func (f *feeder) contents(ctx context.Context, src Extents, st fsx.Stat) (int64, error) {
 	if st.Size == 0 {
 		return f.reader(ctx, src)
 	}
@@ -157,8 +157,14 @@ func (f *feeder) reader(ctx context.Context, r io.Reader) (total int64, err erro
 			return total, err
 		}
 		n, err := r.Read(room)
-		f.took(n)
 		total += int64(n)
+		if n >= zeroRun && allZero(room[:n]) {
+			if err := f.zeros(ctx, int64(n)); err != nil {
+				return total, err
+			}
+		} else {
+			f.took(n)
+		}
 		if err == io.EOF {
 			f.cut(true)
 			return total, nil
