@@ -103,7 +103,7 @@ func (a *app) checkJob(ctx context.Context, j *job.Job) (problems []error) {
 		}
 		for i := range p.Streams {
 			s := &p.Streams[i]
-			what, err := s.Prepare(a.FS, a.common.state, false)
+			what, err := s.Prepare(a.FS)
 			if err != nil {
 				problems = append(problems, err)
 				continue

@@ -68,6 +68,8 @@ type producer struct {
 	cmd     *exec.Cmd
 	out     io.ReadCloser
 	ended   bool          // its output was read to the end
+	ends    string        // what that has to be
+	tail    []byte        // as much of it as was read
 	release func() bool   // gives up watching the context
 	grace   time.Duration // between SIGTERM and SIGKILL
 }
@@ -85,7 +87,7 @@ func startProducer(ctx context.Context, what *job.Prepared, stderr io.Writer) (*
 		return nil, err
 	}
 	cmd := exec.Command("bash", "-o", "pipefail", "-c", what.Command)
-	cmd.Stderr = stderr
+	cmd.Stderr, cmd.ExtraFiles = stderr, what.Files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: what.As}
 	if len(what.Env) > 0 {
 		cmd.Env = append(os.Environ(), what.Env...)
@@ -98,7 +100,7 @@ func startProducer(ctx context.Context, what *job.Prepared, stderr io.Writer) (*
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("command %s: %w", quote(what.Command), err)
 	}
-	p := &producer{command: what.Command, cmd: cmd, out: out, grace: killAfter}
+	p := &producer{command: what.Command, cmd: cmd, out: out, ends: what.Ends, grace: killAfter}
 	p.release = context.AfterFunc(ctx, func() { p.stop() })
 	return p, nil
 }
@@ -118,6 +120,10 @@ func (p *producer) signal(s syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pi
 // Read reads what the command prints.
 func (p *producer) Read(b []byte) (int, error) {
 	n, err := p.out.Read(b)
+	if k := len(p.ends); k > 0 && n > 0 {
+		p.tail = append(p.tail, b[max(0, n-k):n]...)
+		p.tail = p.tail[max(0, len(p.tail)-k):]
+	}
 	if err == io.EOF {
 		p.ended = true
 	}
@@ -139,6 +145,8 @@ func (p *producer) Close() error {
 		return fmt.Errorf("command %s was stopped before its end", quote(p.command))
 	case err != nil:
 		return fmt.Errorf("command %s failed: %w", quote(p.command), err)
+	case string(p.tail) != p.ends:
+		return fmt.Errorf("command %s: the dump does not end as a whole one does, with %q", quote(p.command), p.ends)
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/kedgebackup/kedge/index"
 	"github.com/kedgebackup/kedge/internal/job"
-	"github.com/kedgebackup/kedge/repo/save"
 )
 
 const runHelp = `Run does a night's work of the jobs in the config file, all of them or those that
@@ -26,6 +24,11 @@ What a hook has stopped is started again, whatever happens to the run: the hooks
 resume and finally are run by a guardian process if the run is killed, and by
 --make-good, which the system runs at boot, if everything was.
 
+With --restore it reads the dump STREAM of a save again into what it was made from, with
+the command that belongs to its preset, or that the config names. It says what it will
+do first. A database or file that is not empty is refused; with --force it is moved
+aside, to a name with the time in it, or what is in it is dumped to a file before.
+
 It prints one line for each job, or with --json all there is to say. The exit code is 0
 if everything was saved, 3 if files could not be read, and that of the worst failure
 otherwise.`
@@ -33,11 +36,13 @@ otherwise.`
 const runExample = `  kedge run
   kedge run etc databases
   kedge --config ./kedge.toml run -v --now etc
-  kedge run --make-good`
+  kedge run --make-good
+  kedge run --restore bugs --dry-run
+  kedge run databases --restore bugs@2026-07-22-231500`
 
 func (a *app) runCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "run [--now] [--make-good] [JOB]...",
+		Use:     "run [--now] [--make-good] [--restore STREAM[@SAVE]] [JOB]...",
 		Short:   "do the night's work that the config file says",
 		Long:    runHelp,
 		Example: runExample,
@@ -46,10 +51,20 @@ func (a *app) runCommand() *cobra.Command {
 	configFlag(cmd, &file)
 	now := cmd.Flags().Bool("now", false, "begin at once, without the job's jitter")
 	good := cmd.Flags().Bool("make-good", false, "only run what interrupted runs left undone")
+	var again reversing
+	cmd.Flags().StringVar(&again.stream, "restore", "", "read a dump again: `STREAM`, or STREAM@SAVE")
+	cmd.Flags().BoolVar(&again.force, "force", false, "with --restore: also into what is not empty")
+	cmd.Flags().BoolVar(&again.dryRun, "dry-run", false, "with --restore: only say what would be done")
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		c, err := a.loadConfig(file)
 		if err != nil {
 			return err
+		}
+		if again.stream != "" {
+			return a.reverse(ctx, c, args, again)
+		}
+		if again.force || again.dryRun {
+			return usagef("--force and --dry-run go with --restore")
 		}
 		w := a.jobWorld(c.State)
 		if *good {
@@ -267,34 +282,6 @@ func (a *app) reachJob(j *job.Job) error {
 	}
 	a.common.store.endpoint, a.common.store.region = j.Endpoint, j.Region
 	return nil
-}
-
-// jobStream returns a stream of a job as the save takes it.
-func (a *app) jobStream(s *job.Stream) save.Stream {
-	return save.Stream{Path: s.Path, Open: func(ctx context.Context) (io.ReadCloser, error) {
-		what, err := s.Prepare(a.FS, a.common.state, false)
-		if err != nil {
-			return nil, err
-		}
-		p, err := startProducer(ctx, what, a.Stderr)
-		if err != nil {
-			what.Close()
-			return nil, err
-		}
-		return &dump{p, what}, nil
-	}}
-}
-
-// dump is a producer whose secret is removed at its end.
-type dump struct {
-	*producer
-	what *job.Prepared
-}
-
-// Close waits for the command.
-func (d *dump) Close() error {
-	defer d.what.Close()
-	return d.producer.Close()
 }
 
 // guardCommand is the guardian, which job.Run starts.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -12,17 +11,38 @@ import (
 	"github.com/kedgebackup/kedge/internal/fsx"
 )
 
+// secretFile is where a command finds the secret: it inherits a file that is in no directory,
+// so that whatever is killed, nothing is left of it. Commands of the config find its name in
+// KEDGE_PASSWORD_FILE.
+const secretFile = "/proc/self/fd/3"
+
 // Prepared is a stream's command, ready to be run under bash with pipefail.
 type Prepared struct {
 	Command string
 	As      *syscall.Credential // nil: whoever runs this
 	Env     []string            // in addition
-	secret  string
+	Files   []*os.File          // to be inherited, from descriptor 3 on
+	Ends    string              // what the output has to end with, whatever the exit code says
 }
 
-// Prepare makes the command of a stream ready: the one that dumps it, or the one that reads
-// it again. Close removes what was written for it.
-func (s *Stream) Prepare(fsys *fsx.FS, state string, again bool) (*Prepared, error) {
+// Prepare makes the command ready that dumps a stream. Close gives up what it needs.
+func (s *Stream) Prepare(fsys *fsx.FS) (*Prepared, error) {
+	p, err := s.prepare(fsys)
+	if err != nil {
+		return nil, err
+	}
+	if p.Command, err = s.command(false, p.secret()); err != nil {
+		p.Close()
+		return nil, err
+	}
+	if kind, err := findPreset(s.Preset); err == nil && s.Command == "" {
+		p.Ends = kind.ends
+	}
+	return p, nil
+}
+
+// prepare makes ready what all commands of a stream need.
+func (s *Stream) prepare(fsys *fsx.FS) (*Prepared, error) {
 	p := new(Prepared)
 	if s.RunAs != "" {
 		u, err := user.Lookup(s.RunAs)
@@ -32,19 +52,44 @@ func (s *Stream) Prepare(fsys *fsx.FS, state string, again bool) (*Prepared, err
 		if p.As, err = credential(u); err != nil {
 			return nil, err
 		}
+		if int(p.As.Uid) == os.Geteuid() { // who is that user already need not be able to become anybody
+			p.As = nil
+		}
 		p.Env = []string{"HOME=" + u.HomeDir, "USER=" + u.Username, "LOGNAME=" + u.Username}
 	}
-	if s.Secret != "" {
-		if err := p.writeSecret(fsys, state, s); err != nil {
-			return nil, fmt.Errorf("stream %s: %w", s.Name, err)
-		}
+	if s.Secret == "" {
+		return p, nil
 	}
-	var err error
-	if p.Command, err = s.command(again, p.secret); err != nil {
-		p.Close()
-		return nil, err
+	word, err := s.readSecret(fsys)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", s.Name, err)
 	}
+	uid, gid := os.Geteuid(), os.Getegid()
+	if p.As != nil {
+		uid, gid = int(p.As.Uid), int(p.As.Gid)
+	}
+	f, err := fsx.MemFile("kedge-"+s.Name, word, uid, gid)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", s.Name, err)
+	}
+	p.Files = []*os.File{f}
+	p.Env = append(p.Env, "KEDGE_PASSWORD_FILE="+secretFile)
 	return p, nil
+}
+
+// secret returns where the command finds the secret, "" if there is none.
+func (p *Prepared) secret() string {
+	if len(p.Files) == 0 {
+		return ""
+	}
+	return secretFile
+}
+
+// Close gives up what was made ready.
+func (p *Prepared) Close() {
+	for _, f := range p.Files {
+		_ = f.Close() // nobody wrote to it
+	}
 }
 
 // credential returns a user's ids.
@@ -67,56 +112,34 @@ func credential(u *user.User) (*syscall.Credential, error) {
 	return c, err
 }
 
-// writeSecret writes the secret in the form in which the tool of the preset reads it, to a
-// file that only the user can read who runs it.
-func (p *Prepared) writeSecret(fsys *fsx.FS, state string, s *Stream) error {
+// readSecret returns the secret in the form in which the tool of the preset reads it.
+func (s *Stream) readSecret(fsys *fsx.FS) ([]byte, error) {
 	if err := private(fsys, s.Secret, 0o077); err != nil {
-		return err
+		return nil, err
 	}
 	text, err := fsys.ReadFile(s.Secret, 64<<10)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	form := "%s"
 	if s.Preset != "" {
 		kind, err := findPreset(s.Preset)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		form = kind.secret
 	}
 	word := strings.TrimRight(string(text), "\n")
-	if strings.ContainsAny(word, "\n\"\\") && strings.Contains(form, `"`) {
-		return fmt.Errorf("%s: a password with quotes, backslashes or line feeds cannot be handed over", s.Secret)
-	}
-	if strings.HasPrefix(form, "*:") { // PostgreSQL's password file
+	switch {
+	case word == "":
+		return nil, fmt.Errorf("%s: it holds no password", s.Secret)
+	case strings.Contains(form, `"`) && strings.ContainsAny(word, "\n\"\\"):
+		return nil, fmt.Errorf("%s: a password with quotes, backslashes or line feeds cannot be handed over", s.Secret)
+	case form == pgSecret:
+		if strings.Contains(word, "\n") {
+			return nil, fmt.Errorf("%s: a password with line feeds cannot be handed over", s.Secret)
+		}
 		word = strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(word)
 	}
-	dir := filepath.Join(state, "secrets")
-	if err := fsys.MkdirAll(dir, 0o711); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, s.Name+"-*")
-	if err != nil {
-		return err
-	}
-	p.secret = f.Name()
-	_, err = f.WriteString(strings.Replace(form, "%s", word, 1))
-	if err == nil && p.As != nil {
-		err = f.Chown(int(p.As.Uid), int(p.As.Gid))
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		p.Close()
-	}
-	return err
-}
-
-// Close removes the secret.
-func (p *Prepared) Close() {
-	if p.secret != "" {
-		_ = os.Remove(p.secret)
-	}
+	return []byte(strings.Replace(form, "%s", word, 1)), nil
 }
