@@ -190,6 +190,7 @@ func (a *app) root() *cobra.Command {
 		a.serverCommand(), a.serveCommand(), a.clientCommand(),
 		a.versionCommand(), a.completionCommand(), a.manCommand(), a.exitCodesTopic(),
 	)
+	root.AddCommand(a.historyCommands()...)
 	root.SetHelpCommand(a.helpCommand())
 	root.InitDefaultHelpCmd()
 	root.SetUsageTemplate(usageTemplate)

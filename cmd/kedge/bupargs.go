@@ -33,8 +33,14 @@ import (
 //     is the directory. After the name it is what the command says it is.
 //   - -h, -?, --help and --usage ask for help.
 
-// levelAnnotation marks the option that -0 to -9 stand for.
-const levelAnnotation = "kedge_level"
+// levelAnnotation marks the option that -0 to -9 stand for, pairAnnotation one that
+// takes two values, which reach it with pairSeparator between them: no argument of a
+// program has a NUL in it.
+const (
+	levelAnnotation = "kedge_level"
+	pairAnnotation  = "kedge_pair"
+	pairSeparator   = "\x00"
+)
 
 // normalise translates a command line. It returns the command that will run.
 func normalise(root *cobra.Command, args []string) (argv []string, cmd *cobra.Command, err error) {
@@ -140,6 +146,8 @@ func (n *normaliser) long(arg string, rest []string) ([]string, error) {
 		n.out = append(n.out, "--"+f.Name+"="+zeroOf(f))
 	case f.NoOptDefVal != "":
 		n.set(f)
+	case isPair(f):
+		return n.pair(f, value, hasValue, rest)
 	case hasValue:
 		return rest, n.give(f, value)
 	case len(rest) == 0:
@@ -157,6 +165,22 @@ func (n *normaliser) give(f *pflag.Flag, value string) error {
 	}
 	n.out = append(n.out, "--"+f.Name+"="+value)
 	return nil
+}
+
+func isPair(f *pflag.Flag) bool {
+	_, ok := f.Annotations[pairAnnotation]
+	return ok
+}
+
+// pair writes an option with two values.
+func (n *normaliser) pair(f *pflag.Flag, value string, hasValue bool, rest []string) ([]string, error) {
+	if hasValue {
+		rest = append([]string{value}, rest...)
+	}
+	if len(rest) < 2 || rest[0] == "" || rest[1] == "" {
+		return nil, usagef("option --%s needs two values", f.Name)
+	}
+	return rest[2:], n.give(f, rest[0]+pairSeparator+rest[1])
 }
 
 // short translates a cluster of one-letter options, the last of which may have

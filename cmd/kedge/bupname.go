@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +16,7 @@ import (
 // after 0.33:
 //
 //	0    done
-//	1    ls found no such path
+//	1    ls found no such path; validate-... found damage
 //	2    anything else that failed, or was left out
 //	14   DIR is there but is no repository
 //	15   DIR is not there
@@ -59,8 +60,12 @@ func (a *app) programCode(code int, err error, cmd *cobra.Command) int {
 	case exitDone, exitInterrupted:
 		return code
 	case exitUsage:
-		if cmd.HasParent() {
+		if cmd.HasParent() && cmd.Name() != "get" { // which has a parser of its own there
 			return 97
+		}
+	case exitDamaged:
+		if strings.HasPrefix(cmd.Name(), "validate-") {
+			return 1
 		}
 	case exitNotFound:
 		return a.bupNotFound(err, cmd)

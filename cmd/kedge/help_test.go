@@ -83,12 +83,13 @@ func TestHelpIsComplete(t *testing.T) {
 	}
 }
 
-// The same word means the same option everywhere, but for bup's -d and -n.
+// The same letter means the same option everywhere, but for those that bup gives another
+// meaning in each command.
 func TestShorthandsAgree(t *testing.T) {
 	meaning := map[string]string{}
 	for _, c := range commands(t) {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
-			if f.Shorthand == "" || f.Shorthand == "d" || f.Shorthand == "n" || f.Shorthand == "s" || f.Shorthand == "c" || f.Shorthand == "t" {
+			if f.Shorthand == "" || strings.Contains("cdfnstSHR", f.Shorthand) {
 				return
 			}
 			if was, ok := meaning[f.Shorthand]; ok && was != f.Name {

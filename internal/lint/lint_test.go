@@ -39,6 +39,7 @@ var levels = map[string]int{
 	"repo/restore":  3,
 	"repo/prune":    3,
 	"repo/gc":       3,
+	"repo/get":      3,
 	"remote":        3,
 	"remote/wire":   3,
 	"remote/access": 3,

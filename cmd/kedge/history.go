@@ -1,0 +1,11 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// historyCommands are those of bup's commands that manage saves and look at what is
+// stored of them.
+func (a *app) historyCommands() []*cobra.Command {
+	return []*cobra.Command{
+		a.tagCommand(), a.rmCommand(), a.getCommand(), a.pruneOlderCommand(),
+	}
+}
