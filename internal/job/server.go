@@ -76,9 +76,8 @@ type Fsck struct {
 
 // Alarms says what status tells of.
 type Alarms struct {
-	Schedule   string   `toml:"schedule"`    // when it is told by itself; default "08:00"
-	SizeChange int      `toml:"size-change"` // percent by which a save may grow or shrink; default 50
-	MirrorAge  Duration `toml:"mirror-age"`  // default: a day more than its schedule leaves
+	Schedule   string `toml:"schedule"`    // when it is told by itself; default "08:00"
+	SizeChange int    `toml:"size-change"` // percent by which a save may grow or shrink; default 50
 }
 
 // deadMan is how long a NAME may be without a save: a day, and what a night is longer than

@@ -79,10 +79,11 @@ func NoteTask(fsys *fsx.FS, root, repo, task string, at time.Time, failed error)
 	}
 	n := notes[repo][task]
 	n.Tried, n.Error = at, ""
-	if failed != nil {
-		n.Error = failed.Error()
-	} else {
+	switch {
+	case failed == nil:
 		n.Done = at
+	case !errors.As(failed, new(*skippedError)):
+		n.Error = failed.Error()
 	}
 	notes[repo][task] = n
 	text, err := json.MarshalIndent(notes, "", " ")

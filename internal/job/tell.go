@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/kedgebackup/kedge/internal/fsx"
 )
 
 // tellTimeout is how long each of those who are told may take. A run is over then; that
@@ -40,10 +42,35 @@ func (c *Config) Select(names []string) ([]Job, error) {
 	return list, nil
 }
 
+// Notice is what those are told whom the config names.
+type Notice struct {
+	Name    string // of what it is about, for the file of metrics
+	Failed  bool   // the ping says that it failed
+	Wrong   bool   // something is to be looked at: who asked for failures alone is told
+	Subject string
+	Text    string // for people
+	JSON    any    // for programs
+	Metrics []byte // in Prometheus' text format
+}
+
 // Tell says how a run ended to those whom the config names: a ping with the exit code and a
 // summary, a webhook, mail, and a file for Prometheus' node exporter.
 func Tell(ctx context.Context, w *World, j *Job, r *Report) error {
-	n := j.Notify
+	err := j.Notify.Tell(ctx, w.FS, Notice{
+		Name: r.Job, Failed: r.Exit != exitOK && r.Exit != exitPartial, Wrong: r.Exit != exitOK,
+		Subject: r.subject(), Text: r.Text(), JSON: r, Metrics: r.metrics(),
+	})
+	if err != nil {
+		return fmt.Errorf("telling how the run ended: %w", err)
+	}
+	return nil
+}
+
+// maxPing is how much of a text a ping carries: its tail.
+const maxPing = 10_000
+
+// Tell tells. A receiver that is nil, or names nobody, tells nobody.
+func (n *Notify) Tell(ctx context.Context, fsys *fsx.FS, what Notice) error {
 	if n == nil {
 		return nil
 	}
@@ -52,27 +79,36 @@ func Tell(ctx context.Context, w *World, j *Job, r *Report) error {
 	var errs []error
 	if n.Ping != "" {
 		url := strings.TrimSuffix(n.Ping, "/")
-		if r.Exit != exitOK && r.Exit != exitPartial {
+		if what.Failed {
 			url += "/fail"
 		}
-		errs = append(errs, post(ctx, url, "text/plain; charset=utf-8", []byte(r.Text())))
+		text := what.Text
+		if cut := len(text) - maxPing; cut > 0 {
+			_, text, _ = strings.Cut(text[cut:], "\n")
+		}
+		errs = append(errs, post(ctx, url, "text/plain; charset=utf-8", []byte(text)))
 	}
-	if n.On == "always" || r.Exit != exitOK {
+	if n.On == "always" || what.Wrong {
 		if n.Webhook != "" {
-			body, err := json.Marshal(r)
+			body, err := json.Marshal(what.JSON)
 			errs = append(errs, err, post(ctx, n.Webhook, "application/json", body))
 		}
 		if len(n.Mail) > 0 {
-			errs = append(errs, mail(ctx, n.Mail, r))
+			errs = append(errs, mail(ctx, n.Mail, what.Subject, what.Text))
 		}
 	}
-	if n.Textfile != "" {
-		errs = append(errs, w.FS.Replace(filepath.Join(n.Textfile, "kedge_"+r.Job+".prom"), r.metrics(), 0o644))
+	if n.Textfile != "" && what.Metrics != nil {
+		errs = append(errs, fsys.Replace(filepath.Join(n.Textfile, "kedge_"+what.Name+".prom"), what.Metrics, 0o644))
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("telling how the run ended: %w", err)
+	return errors.Join(errs...)
+}
+
+// TellStart says that something begins, to what counts the time until it ends.
+func (n *Notify) TellStart(ctx context.Context) error {
+	if n == nil || n.Ping == "" {
+		return nil
 	}
-	return nil
+	return post(ctx, strings.TrimSuffix(n.Ping, "/")+"/start", "text/plain; charset=utf-8", nil)
 }
 
 // post sends a body to a URL.
@@ -95,11 +131,11 @@ func post(ctx context.Context, url, kind string, body []byte) error {
 	return nil
 }
 
-// mail sends the report through sendmail, which every mail system brings.
-func mail(ctx context.Context, to []string, r *Report) error {
+// mail sends a text through sendmail, which every mail system brings.
+func mail(ctx context.Context, to []string, subject, text string) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "To: %s\nSubject: kedge: %s\nMIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\n%s",
-		strings.Join(to, ", "), r.subject(), r.Text())
+		strings.Join(to, ", "), subject, text)
 	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sendmail", "-t", "-oi")

@@ -92,6 +92,7 @@ var homes = map[string][]string{
 	"github.com/BurntSushi/toml":    {"internal/job"},
 	"filippo.io/age":                {"s3sync"},
 	"github.com/pjbgf/sha1cd":       {"pack"},
+	"github.com/prometheus":         {"internal/job"},
 	"github.com/restic/chunker":     {"chunk"},
 	"github.com/spf13/cobra":        {"cmd/kedge"},
 	"github.com/spf13/pflag":        {"cmd/kedge"},
