@@ -78,6 +78,13 @@ func (a *app) runCommand() *cobra.Command {
 		if err != nil {
 			return usagef("%v", err)
 		}
+		kits, err := a.kits(c, a.configFile(file))
+		if err != nil {
+			return err
+		}
+		w.Save = func(ctx context.Context, j *job.Job, p *job.Plan) (job.Saved, error) {
+			return a.savePart(ctx, j, p, kits)
+		}
 		if err := a.doc.begin(a, "run"); err != nil {
 			return err
 		}
@@ -165,7 +172,7 @@ func (a *app) jobWorld(state string) *job.World {
 	}
 	return &job.World{
 		FS: a.FS, Stderr: errFile, Env: os.Environ(), Self: []string{self, "guard"}, State: state, Now: a.now,
-		Save: a.savePart, ExitCode: exitCode,
+		ExitCode: exitCode,
 		Log: func(format string, args ...any) {
 			if a.common.verbose > 0 {
 				a.ui.line("%s", escapeText(fmt.Sprintf(format, args...)))
@@ -222,8 +229,8 @@ func reportLine(r *job.Report) string {
 	return s
 }
 
-// savePart walks and saves one part of a job.
-func (a *app) savePart(ctx context.Context, j *job.Job, p *job.Plan) (job.Saved, error) {
+// savePart walks and saves one part of a job, with the kit that is its own.
+func (a *app) savePart(ctx context.Context, j *job.Job, p *job.Plan, kits []job.Kit) (job.Saved, error) {
 	if err := a.reachJob(j); err != nil {
 		return job.Saved{}, err
 	}
@@ -241,11 +248,19 @@ func (a *app) savePart(ctx context.Context, j *job.Job, p *job.Plan) (job.Saved,
 	for i := range p.Streams {
 		o.Streams = append(o.Streams, a.jobStream(&p.Streams[i]))
 	}
+	kit, err := a.kitStreams(kits, j, p)
+	if err != nil {
+		return job.Saved{}, err
+	}
+	o.Streams = append(o.Streams, kit...)
 	r, err := a.openOrCreate(ctx, newRepo{})
 	if err != nil {
 		return job.Saved{}, err
 	}
 	defer a.closeRepo(r)
+	if err := mayMove(r, "refs/heads/"+o.Name); err != nil {
+		return job.Saved{}, err
+	}
 	var seen index.Result
 	if len(p.Paths) > 0 {
 		w := walk{oneFileSystem: p.Scope.OneFileSystem, exclude: excludes{

@@ -30,6 +30,9 @@ type Loading struct {
 	Stderr *os.File  // of the commands
 	Force  bool      // what is there may be replaced
 	At     time.Time // in the names of what is moved aside
+	// Discard says that what is there was loaded before, and need not be kept: it is removed
+	// when the dump has been read.
+	Discard bool
 
 	kind   *preset // nil: the config has a command of its own
 	path   string  // of the target if it is a file or directory; symbolic links are followed
@@ -187,9 +190,8 @@ func (l *Loading) keptFile() string {
 	return filepath.Join(l.State, "before-restore", l.Stream.Name+l.suffix())
 }
 
-// Run does what Look said. Body writes the dump; if it fails, the command that reads it is
-// killed before it can take what it has for the whole.
-func (l *Loading) Run(ctx context.Context, body func(io.Writer) error) error {
+// read makes room, and reads the dump.
+func (l *Loading) read(ctx context.Context, body func(io.Writer) error) error {
 	if err := l.makeRoom(ctx); err != nil {
 		return err
 	}
@@ -228,7 +230,7 @@ func (l *Loading) makeRoom(ctx context.Context) error {
 	case l.kind.into != intoServer:
 		return nil
 	}
-	if l.kind.keep && !l.empty() {
+	if l.kind.keep && !l.empty() && !l.Discard {
 		if err := l.keepDump(ctx); err != nil {
 			return fmt.Errorf("what is in %s could not be kept, and was left alone: %w", l.target(), err)
 		}

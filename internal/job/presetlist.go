@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// restrictKey makes pg_dump write the same key every time, where it writes one at all.
-const restrictKey = `$(pg_dump --help | grep -q restrict-key && echo --restrict-key=kedge)`
+// restrictKey makes pg_dump write the same key every time, where it writes one at all. Grep reads to
+// the end: pg_dump would die of the pipe that grep -q closes, and pipefail would see that.
+const restrictKey = `$(pg_dump --help | grep restrict-key >/dev/null && echo --restrict-key=kedge)`
 
 // redisFile is where Debian's Redis has its data: the one file that need not be named.
 const redisFile = "/var/lib/redis/dump.rdb"
@@ -27,7 +28,7 @@ var presets = []preset{
 		load: func(s *Stream, _ bool) []string {
 			return words(psql(s, s.Database), []string{"--output=/dev/null", "--single-transaction"})
 		},
-		there: pgThere, ready: pgReady,
+		there: pgThere, ready: pgReady, drop: pgDrop,
 	},
 	{
 		name: "postgresql-all", tool: "pg_dumpall", secret: pgSecret, helpText: "a whole PostgreSQL cluster, with roles (pg_dumpall)",
@@ -35,7 +36,7 @@ var presets = []preset{
 			return words([]string{"PGPASSFILE={secret}", "pg_dumpall", restrictKey, "--no-password"}, quoted(s.server("--username=")...), quoted(s.Args...))
 		},
 		load:  func(s *Stream, _ bool) []string { return words(psql(s, "postgres"), []string{"--output=/dev/null"}) },
-		there: pgAllThere, ready: pgAllReady, skip: pgRoles, headEnd: `\connect `,
+		there: pgAllThere, ready: pgAllReady, drop: pgDrop, skip: pgRoles, headEnd: `\connect `,
 	},
 	{
 		name: "mysql", secret: "[client]\npassword=\"%s\"\n", helpText: "MySQL or MariaDB, one database or all (mysqldump)",

@@ -31,6 +31,8 @@ type preset struct {
 	there func(s *Stream) []string
 	// Ready makes the database, or moves it aside, to names that end in suffix.
 	ready func(s *Stream, absent bool, suffix string) []string
+	// Drop removes what ready has moved aside, if nobody needs it.
+	drop func(s *Stream, suffix string) []string
 	// Keep: what is there cannot be moved aside. It is dumped to a file before it is replaced.
 	keep bool
 	// Skip prints the lines that the head of the dump, up to the line that begins with
