@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"path/filepath"
@@ -93,7 +94,8 @@ func (b *Bucket) Mirror(ctx context.Context, o MirrorOptions) (MirrorResult, err
 	if o.StateDir == "" {
 		o.StateDir = filepath.Join(p.Path(), "kedge")
 	}
-	m := mirror{b: b, o: o, id: p.Config().ID, p: p, dir: repo.NewDir(o.FS, p.Path())}
+	dir := repo.NewDir(o.FS, p.Path())
+	m := mirror{b: b, o: o, id: p.Config().ID, p: p, dir: dir, from: dir, scratch: filepath.Join(p.Path(), "kedge", "tmp")}
 	return m.journalled(ctx, m.run)
 }
 
@@ -124,6 +126,11 @@ type mirror struct {
 	id  string      // of the repository; "": what is mirrored is none
 	p   *repo.Packs // nil then, as dir is
 	dir *repo.Dir
+
+	from    opener              // where the files of packs are read
+	scratch string              // a directory for files that have no name
+	kinds   map[pack.ID]string  // classes of packs that are known
+	copies  map[Sum]io.ReaderAt // segments of the last generation that are at hand
 
 	state   repo.State
 	last    *Generation // nil: this is the first

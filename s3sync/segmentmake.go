@@ -1,12 +1,7 @@
 package s3sync
 
 import (
-	"container/heap"
 	"context"
-	"encoding/binary"
-	"errors"
-	"hash/crc32"
-	"io"
 	"math"
 	"path"
 	"path/filepath"
@@ -38,19 +33,13 @@ func segmentClass(name string) (string, bool) {
 // written once for each.
 const absorbRatio = 8
 
-// source is a pack whose ids go into a segment.
-type source struct {
-	id   pack.ID
-	size int64 // of the pack
-	idx  *pack.Idx
-}
-
-// old is a segment of the last generation.
+// oldSegment is a segment of the last generation.
 type oldSegment struct {
 	file  File
 	rows  int64
 	packs []pack.ID
 	stale bool // it has packs that are gone
+	head  segmentHead
 }
 
 // segments adds what the bucket has beyond the files of the repository: how to do without
@@ -99,7 +88,7 @@ func (m *mirror) makeSegments(ctx context.Context) error {
 		if covered[id] {
 			continue
 		}
-		kind, s, err := m.source(ctx, id, size)
+		kind, s, err := m.source(ctx, id, size, "")
 		if err != nil && !damaged(err) {
 			return err
 		}
@@ -157,7 +146,7 @@ func (m *mirror) oldSegment(f File, packs map[pack.ID]int64) (*oldSegment, error
 	if g.open(); g.err != nil {
 		return nil, g.err
 	}
-	o := &oldSegment{file: f, rows: g.rows}
+	o := &oldSegment{file: f, rows: g.rows, head: g.segmentHead}
 	for _, p := range g.packs {
 		if p.base != 0 {
 			continue
@@ -175,7 +164,7 @@ func (m *mirror) oldSegment(f File, packs map[pack.ID]int64) (*oldSegment, error
 func (m *mirror) segmentsOf(ctx context.Context, kind string, old []*oldSegment, fresh []*source, packs map[pack.ID]int64) error {
 	rows, stretches := int64(0), 0
 	for _, s := range fresh {
-		rows += int64(s.idx.Len())
+		rows += s.rows()
 		stretches += s.stretches()
 	}
 	slices.SortFunc(old, func(a, b *oldSegment) int { return int(min(1, max(-1, a.rows-b.rows))) })
@@ -185,17 +174,15 @@ func (m *mirror) segmentsOf(ctx context.Context, kind string, old []*oldSegment,
 			m.add(o.file)
 			continue
 		}
-		for _, id := range o.packs {
-			_, s, err := m.source(ctx, id, packs[id])
-			if damaged(err) {
-				continue
-			} else if err != nil {
-				return err
-			}
-			fresh = append(fresh, s)
-			rows += int64(s.idx.Len())
+		list, err := m.absorbed(ctx, o, kind, packs)
+		if err != nil {
+			return err
+		}
+		for _, s := range list {
+			rows += s.rows()
 			stretches += s.stretches()
 		}
+		fresh = append(fresh, list...)
 	}
 	if rows == 0 {
 		return nil
@@ -203,13 +190,28 @@ func (m *mirror) segmentsOf(ctx context.Context, kind string, old []*oldSegment,
 	return m.sendSegment(ctx, kind, fresh, rows)
 }
 
-// stretches returns how many entries of a pack table the pack takes.
-func (s *source) stretches() int { return int((s.size-1)/baseStep) + 1 }
+// absorbed returns what an old segment brings into a new one: the idx files of its packs, or
+// where it is at hand itself, its rows.
+func (m *mirror) absorbed(ctx context.Context, o *oldSegment, kind string, packs map[pack.ID]int64) (list []*source, err error) {
+	if at := m.copies[o.file.SHA256]; at != nil {
+		return o.sources(at, packs)
+	}
+	for _, id := range o.packs {
+		_, s, err := m.source(ctx, id, packs[id], kind)
+		if damaged(err) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
 
-// source opens the idx of a pack and finds out its class.
-func (m *mirror) source(ctx context.Context, id pack.ID, size int64) (kind string, s *source, err error) {
+// source opens the idx of a pack, and finds out its class if that is not known.
+func (m *mirror) source(ctx context.Context, id pack.ID, size int64, kind string) (string, *source, error) {
 	stem := dirPacks + "/" + packName(id)
-	at := reopened{ctx, m.dir, stem + ".idx"}
+	at := reopened{ctx, m.from, stem + ".idx"}
 	idxSize, err := at.size()
 	if err != nil {
 		return "", nil, err
@@ -221,8 +223,13 @@ func (m *mirror) source(ctx context.Context, id pack.ID, size int64) (kind strin
 	if err != nil {
 		return "", nil, err
 	}
-	kind, err = m.classOf(reopened{ctx, m.dir, stem + ".pack"}, size, x)
-	return kind, &source{id, size, x}, err
+	if kind == "" {
+		kind = m.kinds[id]
+	}
+	if kind == "" {
+		kind, err = m.classOf(reopened{ctx, m.from, stem + ".pack"}, size, x)
+	}
+	return kind, &source{packs: []segmentPack{{id, 0}}, sizes: []int64{size}, idx: x}, err
 }
 
 // classOf returns the class of a pack: that of data if its first object, its last and some
@@ -259,13 +266,18 @@ func (m *mirror) classOf(at reopened, size int64, x *pack.Idx) (string, error) {
 // them may be read in step.
 type reopened struct {
 	ctx  context.Context
-	dir  *repo.Dir
+	from opener
 	name string
+}
+
+// opener opens files of a repository.
+type opener interface {
+	Open(ctx context.Context, name string) (repo.Blob, error)
 }
 
 // ReadAt reads at off.
 func (r reopened) ReadAt(p []byte, off int64) (int, error) {
-	b, err := r.dir.Open(r.ctx, r.name)
+	b, err := r.from.Open(r.ctx, r.name)
 	if err != nil {
 		return 0, err
 	}
@@ -274,7 +286,7 @@ func (r reopened) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (r reopened) size() (int64, error) {
-	b, err := r.dir.Open(r.ctx, r.name)
+	b, err := r.from.Open(r.ctx, r.name)
 	if err != nil {
 		return 0, err
 	}
@@ -284,8 +296,7 @@ func (r reopened) size() (int64, error) {
 
 // sendSegment writes a segment to a file that has no name any more, and sends it.
 func (m *mirror) sendSegment(ctx context.Context, kind string, list []*source, rows int64) error {
-	slices.SortFunc(list, func(a, b *source) int { return a.id.Compare(b.id) })
-	temp := filepath.Join(m.p.Path(), "kedge", "tmp", fsx.TempName())
+	temp := filepath.Join(m.scratch, fsx.TempName())
 	f, err := m.o.FS.Create(temp, 0o600)
 	if err != nil {
 		return err
@@ -316,154 +327,4 @@ func (m *mirror) sendSegment(ctx context.Context, kind string, list []*source, r
 	name := dirSegments + "/" + kind + "-" + sums.whole.String()[:32]
 	body := Body{&paced{ctx, f, m.pace}, size, sums.whole, sums.partSums()}
 	return m.send(ctx, name, name, body, sums.parts)
-}
-
-// segmentWriter writes the pages of a segment.
-type segmentWriter struct {
-	w    io.WriterAt
-	at   int64
-	buf  []byte
-	page int // where in buf the page begins that is being filled
-	head *segmentHead
-}
-
-// writeSegment merges the idx files of packs, which are sorted by id, into a segment.
-// Memory does not grow with the number of objects.
-func writeSegment(w io.WriterAt, list []*source, rows int64) error {
-	h := &segmentHead{rows: rows}
-	m := merge{list: list}
-	for _, s := range list {
-		m.first = append(m.first, len(h.packs))
-		for base := range s.stretches() {
-			h.packs = append(h.packs, segmentPack{s.id, uint32(base)})
-		}
-	}
-	if len(h.packs) > maxSegmentPacks || rows > maxSegmentRows {
-		return errors.New("too many packs for a segment")
-	}
-	sw := &segmentWriter{w: w, head: h}
-	_, sw.at = headBytes(len(h.packs), rows)
-	if err := m.each(sw.add); err != nil {
-		return err
-	}
-	if err := sw.finish(); err != nil {
-		return err
-	}
-	_, err := w.WriteAt(h.append(nil), 0)
-	return err
-}
-
-// add adds a row.
-func (w *segmentWriter) add(id pack.ID, k int, off int64) error {
-	if len(w.buf) == w.page {
-		var b [64]byte
-		w.head.first = append(w.head.first, binary.BigEndian.Uint32(id.AppendBytes(b[:0])))
-	}
-	w.buf = appendRow(w.buf, id, uint16(k), uint32(off))
-	if len(w.buf)-w.page == rowsPerPage*rowSize {
-		w.endPage()
-		if len(w.buf) >= 1<<20 {
-			return w.flush()
-		}
-	}
-	return nil
-}
-
-func (w *segmentWriter) endPage() {
-	w.buf = binary.BigEndian.AppendUint32(w.buf, crc32.Checksum(w.buf[w.page:], castagnoli))
-	w.page = len(w.buf)
-}
-
-func (w *segmentWriter) flush() error {
-	_, err := w.w.WriteAt(w.buf, w.at)
-	w.at += int64(len(w.buf))
-	w.buf, w.page = w.buf[:0], 0
-	return err
-}
-
-func (w *segmentWriter) finish() error {
-	if len(w.buf) > w.page {
-		w.endPage()
-	}
-	return w.flush()
-}
-
-// mergeMemory is what the read buffers of all inputs may take together.
-const mergeMemory = 16 << 20
-
-// merge reads idx files in step.
-type merge struct {
-	list  []*source
-	first []int // the first stretch of each pack
-	next  []mergeInput
-}
-
-type mergeInput struct {
-	p int
-	c *pack.Cursor
-	r pack.Record
-}
-
-// each calls fn for every record, in the order of ids, and of packs where they are equal,
-// with the stretch and the place in it.
-func (m *merge) each(fn func(id pack.ID, k int, off int64) error) error {
-	step := max(64, min(4096, mergeMemory/40/max(1, len(m.list))))
-	for p, s := range m.list {
-		in := mergeInput{p: p, c: s.idx.Cursor(step)}
-		ok, err := in.advance()
-		if err != nil {
-			return err
-		}
-		if ok {
-			m.next = append(m.next, in)
-		}
-	}
-	heap.Init(m)
-	for len(m.next) > 0 {
-		in := &m.next[0]
-		if in.r.Off < 0 || in.r.Off >= m.list[in.p].size {
-			return &pack.CorruptError{File: packName(m.list[in.p].id) + ".idx", Off: -1, Reason: "an object is outside the pack"}
-		}
-		if err := fn(in.r.ID, m.first[in.p]+int(in.r.Off/baseStep), in.r.Off%baseStep); err != nil {
-			return err
-		}
-		ok, err := in.advance()
-		if err != nil {
-			return err
-		}
-		if ok {
-			heap.Fix(m, 0)
-		} else {
-			heap.Pop(m)
-		}
-	}
-	return nil
-}
-
-func (in *mergeInput) advance() (ok bool, err error) {
-	in.r, ok, err = in.c.Next()
-	return ok, err
-}
-
-// Len, Less, Swap, Push and Pop are what container/heap wants.
-func (m *merge) Len() int { return len(m.next) }
-
-// Less orders the heap.
-func (m *merge) Less(i, j int) bool {
-	if c := m.next[i].r.ID.Compare(m.next[j].r.ID); c != 0 {
-		return c < 0
-	}
-	return m.next[i].p < m.next[j].p
-}
-
-// Swap swaps two inputs.
-func (m *merge) Swap(i, j int) { m.next[i], m.next[j] = m.next[j], m.next[i] }
-
-// Push is not used.
-func (m *merge) Push(any) {}
-
-// Pop takes the last input off.
-func (m *merge) Pop() any {
-	m.next = m.next[:len(m.next)-1]
-	return nil
 }
