@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kedgebackup/kedge/internal/job"
 	"github.com/kedgebackup/kedge/repo"
 )
 
@@ -20,6 +21,9 @@ is 5. Nothing is repaired, and nothing is removed.
 
 With --quick only the checksums of the files are checked, and that each name leads to
 something. With NAME or NAME/SAVE only what these reach is.
+
+With --server it reads tonight's share of the packs of all repositories of the server
+that the config describes: those that were not read for longest.
 
 -v also lists what is no damage: index files that can be made again, names that git or
 bup moved, files that belong nowhere.`
@@ -37,7 +41,15 @@ func (a *app) fsckCommand() *cobra.Command {
 		ValidArgsFunction: a.completeSaved,
 	}
 	quick := cmd.Flags().Bool("quick", false, "check the checksums of the files only")
+	var config string
+	server := serverFlag(cmd, &config)
 	return a.command(cmd, func(ctx context.Context, args []string) error {
+		if *server {
+			if *quick || len(args) > 0 {
+				return usagef("--server does what the config file says: --quick and names are for one repository")
+			}
+			return a.runUpkeep(ctx, "fsck", config, job.Plea{Tasks: []string{job.TaskFsck}, Now: true})
+		}
 		if *quick && len(args) > 0 {
 			return usagef("--quick checks whole files: it does not go with names")
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kedgebackup/kedge/internal/job"
 	"github.com/kedgebackup/kedge/repo/gc"
 )
 
@@ -20,7 +21,9 @@ What prune left out is kept for 14 days, and so is what an interrupted save has 
 
 --now ends these graces, for a disk that is full: it deletes at once, needs room for one
 pack only, and says which prunes can no longer be undone. It has to be confirmed with
---yes. So has a run that finds less than 70 % of what was live the last time.`
+--yes. So has a run that finds less than 70 % of what was live the last time.
+
+With --server it collects in all repositories of the server that the config describes.`
 
 const gcExample = `  kedge gc
   kedge gc --dry-run
@@ -43,8 +46,16 @@ func (a *app) gcCommand() *cobra.Command {
 	f.IntVar(&o.Threshold, "threshold", 10, "write packs of data anew of which `PERCENT` is garbage")
 	unsafe := f.Bool("unsafe", false, "")
 	f.Lookup("unsafe").Hidden = true // which bup asks for
+	var config string
+	server := serverFlag(cmd, &config)
 	return a.command(cmd, func(ctx context.Context, _ []string) error {
 		_ = *unsafe
+		if *server {
+			if o.Now || o.Yes || o.DryRun {
+				return usagef("--server does what the config file says: --now, --yes and --dry-run are for one repository")
+			}
+			return a.runUpkeep(ctx, "gc", config, job.Plea{Tasks: []string{job.TaskGC}, Now: true})
+		}
 		if o.Threshold < 1 || o.Threshold > 100 {
 			return usagef("option --threshold: %d is no percentage", o.Threshold)
 		}
@@ -57,6 +68,9 @@ func (a *app) gcCommand() *cobra.Command {
 		start := a.now()
 		r, err := gc.Run(ctx, p, o)
 		a.ui.done()
+		if !o.DryRun {
+			err = errors.Join(err, a.noteTask(ctx, p.Path(), job.TaskGC, start, err))
+		}
 		a.doc.result = gcResult{r.Packs, r.Live, r.Dead, r.Rewritten, r.Retired, r.Written, r.Deleted, r.Freed, r.Rescued, r.Waiting,
 			a.now().Sub(start).Round(time.Millisecond).Seconds()}
 		for _, l := range r.Lost {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/kedgebackup/kedge/internal/job"
 	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/s3sync"
 )
@@ -25,6 +26,8 @@ With --root every repository below ROOT is mirrored to the PREFIX with its name
 behind; without, the repository of this run is mirrored to the PREFIX itself. A
 mirror can be read like any repository, with -r s3://BUCKET/PREFIX/REPO and no
 download first.
+
+With --server it does what the config file of the server says.
 
 The server's own authorized_keys and config in ROOT/.kedge go to PREFIX/.kedge;
 its private keys go nowhere.
@@ -99,12 +102,25 @@ func (a *app) mirrorCommand() *cobra.Command {
 		Short:   "copy repositories to an object store",
 		Long:    mirrorHelp,
 		Example: mirrorExample,
-		Args:    cobra.ExactArgs(1),
 	}
 	cmd.AddCommand(a.mirrorStatusCommand(), a.mirrorVerifyCommand())
 	var o mirrorOptions
 	o.flags(cmd.Flags())
+	var config string
+	server := serverFlag(cmd, &config)
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if *server {
+			return cobra.NoArgs(cmd, args)
+		}
+		return cobra.ExactArgs(1)(cmd, args)
+	}
 	return a.command(cmd, func(ctx context.Context, args []string) error {
+		if *server {
+			if o.pull || o.root != "" {
+				return usagef("--server mirrors what the config file says: --pull and --root do not go with it")
+			}
+			return a.runUpkeep(ctx, "mirror", config, job.Plea{Tasks: []string{job.TaskMirror}, Now: true})
+		}
 		at, err := parseBucket(args[0])
 		if err != nil {
 			return err
@@ -176,6 +192,60 @@ func (a *app) mirrorJobs(root string, at bucketAt) ([]mirrorJob, error) {
 	return jobs, nil
 }
 
+// mirrorRun is what all that is mirrored in one run has in common.
+type mirrorRun struct {
+	a            *app
+	o            mirrorOptions
+	objects      s3sync.Objects
+	sign         func([]byte) ([]byte, error)
+	state, store string // see s3sync.MirrorOptions
+}
+
+// newMirrorRun begins a run. Without a root, dir is the one repository.
+func (a *app) newMirrorRun(s s3sync.Objects, at bucketAt, o mirrorOptions, dir string) (*mirrorRun, error) {
+	m := &mirrorRun{a: a, o: o, objects: s}
+	keys := filepath.Join(dir, "kedge")
+	if o.root != "" {
+		m.state = filepath.Join(o.root, ownDir, "state")
+		keys = m.state
+	}
+	var err error
+	if m.sign, err = a.mirrorKey(cmp.Or(o.key, filepath.Join(keys, "mirror_key"))); err != nil {
+		return nil, err
+	}
+	where, err := a.s3Options(at)
+	m.store = where.Endpoint + " " + at.bucket
+	return m, err
+}
+
+// one mirrors one repository, or what the server has of its own.
+func (m *mirrorRun) one(ctx context.Context, j mirrorJob) (s3sync.MirrorResult, error) {
+	a := m.a
+	b, err := a.bucket(m.objects, j.to)
+	if err != nil {
+		return s3sync.MirrorResult{}, err
+	}
+	options := s3sync.MirrorOptions{
+		FS: a.FS, Dir: j.dir, Workers: m.o.workers, Now: a.now, Progress: a.mirrorProgress, Sign: m.sign,
+		StateDir: m.state, Store: m.store, PartSize: int64(m.o.partSize),
+		BytesPerSecond: int64(m.o.bwlimit), Unsafe: m.o.unsafe,
+	}
+	var r s3sync.MirrorResult
+	if filepath.Base(j.dir) == ownDir {
+		r, err = a.mirrorOwn(ctx, b, j.dir, options)
+	} else {
+		r, err = b.Mirror(ctx, options)
+	}
+	a.ui.done()
+	if errors.As(err, new(*s3sync.UnsafeStoreError)) {
+		err = withHint(&codedError{exitRefused, err}, "if only one run at a time can happen there, --unsafe-store mirrors to it all the same")
+	}
+	if err != nil {
+		err = fmt.Errorf("%s to %s: %w", quote(j.dir), escape(j.to.String()), err)
+	}
+	return r, err
+}
+
 // mirror does the jobs one after the other. One that fails does not keep the others from
 // being done.
 func (a *app) mirror(ctx context.Context, s s3sync.Objects, at bucketAt, o mirrorOptions) error {
@@ -183,20 +253,11 @@ func (a *app) mirror(ctx context.Context, s s3sync.Objects, at bucketAt, o mirro
 	if err != nil {
 		return err
 	}
-	state, keys := "", filepath.Join(jobs[0].dir, "kedge")
-	if o.root != "" {
-		state = filepath.Join(o.root, ownDir, "state")
-		keys = state
-	}
-	sign, err := a.mirrorKey(cmp.Or(o.key, filepath.Join(keys, "mirror_key")))
+	m, err := a.newMirrorRun(s, at, o, jobs[0].dir)
 	if err != nil {
 		return err
 	}
 	if err := a.doc.begin(a, "mirror"); err != nil {
-		return err
-	}
-	where, err := a.s3Options(at)
-	if err != nil {
 		return err
 	}
 	if o.root != "" {
@@ -204,27 +265,9 @@ func (a *app) mirror(ctx context.Context, s s3sync.Objects, at bucketAt, o mirro
 	}
 	return a.each(ctx, jobs, func(j mirrorJob) error {
 		start := a.now()
-		b, err := a.bucket(s, j.to)
-		if err != nil {
+		r, err := m.one(ctx, j)
+		if err = errors.Join(err, a.noteTask(ctx, j.dir, job.TaskMirror, start, err)); err != nil {
 			return err
-		}
-		options := s3sync.MirrorOptions{
-			FS: a.FS, Dir: j.dir, Workers: o.workers, Now: a.now, Progress: a.mirrorProgress, Sign: sign,
-			StateDir: state, Store: where.Endpoint + " " + at.bucket, PartSize: int64(o.partSize),
-			BytesPerSecond: int64(o.bwlimit), Unsafe: o.unsafe,
-		}
-		var r s3sync.MirrorResult
-		if filepath.Base(j.dir) == ownDir {
-			r, err = a.mirrorOwn(ctx, b, j.dir, options)
-		} else {
-			r, err = b.Mirror(ctx, options)
-		}
-		a.ui.done()
-		if errors.As(err, new(*s3sync.UnsafeStoreError)) {
-			err = withHint(&codedError{exitRefused, err}, "if only one run at a time can happen there, --unsafe-store mirrors to it all the same")
-		}
-		if err != nil {
-			return fmt.Errorf("%s to %s: %w", quote(j.dir), escape(j.to.String()), err)
 		}
 		if r.Generation == 0 { // a server without anything of its own
 			return nil

@@ -2,15 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/kedgebackup/kedge/internal/job"
 	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/repo/prune"
 )
@@ -29,6 +30,9 @@ What is left out can be brought back with --undo for 14 days. After that 'kedge 
 frees the room. Prune works in the directory of a repository, on the server that has
 it: clients cannot take anything away.
 
+Without a rule on the command line those of the config file count, if the repository
+is one of its [server]. With --server all of them are pruned.
+
 PERIODs are numbers with units: 30d, 1y6m, 36h (s, min, h, d, w, m, y; forever).`
 
 const pruneExample = `  kedge prune --keep-daily 7 --keep-weekly 4 --keep-monthly 12 web1
@@ -38,64 +42,77 @@ const pruneExample = `  kedge prune --keep-daily 7 --keep-weekly 4 --keep-monthl
 
 // pruneOptions is the options of prune.
 type pruneOptions struct {
-	rules        prune.Rules
-	counts       map[string]*string
+	rules prune.Rules
+	keep  job.Retention // the options that the config file knows as well
+	// configured gives the rules of a name from the config file, if there are none on the
+	// command line; ok is false for a name that it leaves alone.
+	configured   func(name string) (r prune.Rules, ok bool, err error)
 	periods      map[string]*string
-	root         string
+	root, config string
 	undo, dryRun bool
 }
 
 func (o *pruneOptions) flags(f *pflag.FlagSet) {
-	o.counts, o.periods = make(map[string]*string), make(map[string]*string)
-	o.counts["keep-last"] = f.String("keep-last", "", "keep the newest `N` saves")
-	for _, unit := range []struct{ name, what string }{{"hourly", "hours"}, {"daily", "days"}, {"weekly", "weeks"},
-		{"monthly", "months"}, {"quarterly", "quarters"}, {"yearly", "years"}} {
-		name := "keep-" + unit.name
-		o.counts[name] = f.String(name, "", "keep one save of each of the latest `N` "+unit.what)
+	o.periods = make(map[string]*string)
+	f.StringVar(&o.keep.Last, "keep-last", "", "keep the newest `N` saves")
+	for _, unit := range []struct {
+		name, what string
+		to         *string
+	}{{"hourly", "hours", &o.keep.Hourly}, {"daily", "days", &o.keep.Daily}, {"weekly", "weeks", &o.keep.Weekly},
+		{"monthly", "months", &o.keep.Monthly}, {"quarterly", "quarters", &o.keep.Quarterly}, {"yearly", "years", &o.keep.Yearly}} {
+		f.StringVar(unit.to, "keep-"+unit.name, "", "keep one save of each of the latest `N` "+unit.what)
 	}
-	o.periods["keep-within"] = f.String("keep-within", "", "keep all saves within `PERIOD` of the newest")
+	f.StringVar(&o.keep.Within, "keep-within", "", "keep all saves within `PERIOD` of the newest")
 	o.periods["keep-all-for"] = f.String("keep-all-for", "", "keep all saves of the last `PERIOD`")
 	o.periods["keep-dailies-for"] = f.String("keep-dailies-for", "", "keep one save a day of the last `PERIOD`")
 	o.periods["keep-monthlies-for"] = f.String("keep-monthlies-for", "", "keep one save a month of the last `PERIOD`")
 	o.periods["keep-yearlies-for"] = f.String("keep-yearlies-for", "", "keep one save a year of the last `PERIOD`")
-	f.StringArrayVar(&o.rules.Tags, "keep-tag", nil, "keep saves with a tag that matches `PATTERN`; may be repeated")
+	f.StringArrayVar(&o.keep.Tags, "keep-tag", nil, "keep saves with a tag that matches `PATTERN`; may be repeated")
 	f.StringVar(&o.root, "root", "", "the first operand is a repository in `ROOT`")
 	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "only say what would be left out, and how much that frees")
 	f.BoolVar(&o.undo, "undo", false, "bring back what the last prune left out")
 }
 
-// parse fills in the rules.
-func (o *pruneOptions) parse() error {
-	r := &o.rules
-	for name, to := range map[string]*int{"keep-last": &r.Last, "keep-hourly": &r.Hourly, "keep-daily": &r.Daily,
-		"keep-weekly": &r.Weekly, "keep-monthly": &r.Monthly, "keep-quarterly": &r.Quarterly, "keep-yearly": &r.Yearly} {
-		switch text := *o.counts[name]; text {
-		case "":
-		case "all":
-			*to = prune.All
-		default:
-			n, err := strconv.Atoi(text)
-			if err != nil || n < 0 {
-				return usagef("option --%s: %s is no number and not 'all'", name, quote(text))
-			}
-			*to = n
-		}
+// parse fills in the rules, and reports whether there are any.
+func (o *pruneOptions) parse() (any bool, err error) {
+	rules, err := o.keep.Rules()
+	if err != nil && !errors.Is(err, prune.ErrNoRule) {
+		return false, usagef("option --%v", err)
 	}
-	for name, to := range map[string]*prune.Period{"keep-within": &r.Within, "keep-all-for": &r.AllFor,
-		"keep-dailies-for": &r.DailiesFor, "keep-monthlies-for": &r.MonthliesFor, "keep-yearlies-for": &r.YearliesFor} {
+	any = err == nil
+	for name, to := range map[string]*prune.Period{"keep-all-for": &rules.AllFor, "keep-dailies-for": &rules.DailiesFor,
+		"keep-monthlies-for": &rules.MonthliesFor, "keep-yearlies-for": &rules.YearliesFor} {
 		if text := *o.periods[name]; text != "" {
-			p, err := prune.ParsePeriod(text)
-			if err != nil {
-				return usagef("option --%s: %v", name, err)
+			if *to, err = prune.ParsePeriod(text); err != nil {
+				return false, usagef("option --%s: %v", name, err)
 			}
-			*to = p
+			any = true
 		}
 	}
-	err := r.Check()
-	if o.undo && err == nil {
-		return usagef("--undo takes no rules")
-	} else if !o.undo && err != nil {
-		return withHint(usagef("%v", err), "--keep-daily 7 --keep-weekly 4 --keep-monthly 12 is a usual beginning")
+	o.rules = rules
+	if o.undo && any {
+		return any, usagef("--undo takes no rules")
+	}
+	return any, nil
+}
+
+// fromConfig takes the rules for a repository from the config file, if that is one of a
+// server and the repository is one of its.
+func (a *app) fromConfig(o *pruneOptions, p *repo.Packs) error {
+	noRule := withHint(usagef("%v", prune.ErrNoRule), "--keep-daily 7 --keep-weekly 4 --keep-monthly 12 is a usual beginning")
+	if !a.exists(a.configFile(o.config)) {
+		return noRule
+	}
+	c, err := a.loadConfig(o.config)
+	if err != nil {
+		return err
+	}
+	if c.Server == nil || filepath.Clean(c.Server.Root) != filepath.Dir(p.Path()) {
+		return noRule
+	}
+	o.configured = func(name string) (prune.Rules, bool, error) {
+		r, _, ok, err := c.Server.Rules(filepath.Base(p.Path()), name)
+		return r, ok, err
 	}
 	return nil
 }
@@ -107,13 +124,26 @@ func (a *app) pruneCommand() *cobra.Command {
 		Short:             "take old saves out of a name's history",
 		Long:              pruneHelp,
 		Example:           pruneExample,
-		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeSaved,
 	}
 	o.flags(cmd.Flags())
+	server := serverFlag(cmd, &o.config)
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if *server {
+			return cobra.NoArgs(cmd, args)
+		}
+		return cobra.MinimumNArgs(1)(cmd, args)
+	}
 	return a.command(cmd, func(ctx context.Context, args []string) error {
-		if err := o.parse(); err != nil {
+		ruled, err := o.parse()
+		if err != nil {
 			return err
+		}
+		if *server {
+			if ruled || o.undo || o.dryRun || o.root != "" {
+				return usagef("--server does what the config file says: the other options are for one repository")
+			}
+			return a.runUpkeep(ctx, "prune", o.config, job.Plea{Tasks: []string{job.TaskPrune}, Now: true})
 		}
 		if o.root != "" {
 			if len(args) < 2 {
@@ -126,6 +156,11 @@ func (a *app) pruneCommand() *cobra.Command {
 			return err
 		}
 		defer a.closeRepo(directory{p})
+		if !ruled && !o.undo {
+			if err := a.fromConfig(&o, p); err != nil {
+				return err
+			}
+		}
 		names, err := prune.MatchNames(ctx, p, args)
 		if err != nil {
 			return usagef("%v", err)
@@ -190,16 +225,26 @@ func (a *app) prune(ctx context.Context, p *repo.Packs, names []string, o *prune
 	}
 	var plans []*prune.Plan
 	for _, name := range names {
+		rules := o.rules
+		if o.configured != nil {
+			r, ok, err := o.configured(name)
+			if err != nil {
+				return err
+			} else if !ok {
+				continue
+			}
+			rules = r
+		}
 		plan, err := prune.NewPlan(ctx, p, name, time.Local)
 		if err != nil {
 			return err
 		}
-		o.rules.Apply(plan.Saves, now, time.Local)
+		rules.Apply(plan.Saves, now, time.Local)
 		plans = append(plans, plan)
 	}
 	var res pruneResult
-	for i, plan := range plans {
-		if err := a.printPlan(names[i], plan); err != nil {
+	for _, plan := range plans {
+		if err := a.printPlan(strings.TrimPrefix(plan.Ref, "refs/heads/"), plan); err != nil {
 			return err
 		}
 		res.Kept += int64(len(plan.Saves) - plan.Removed())

@@ -213,6 +213,11 @@ func (r Retention) Rules() (rules prune.Rules, err error) {
 			errs = append(errs, fmt.Errorf("keep-within: %w", err))
 		}
 	}
+	for _, t := range r.Tags {
+		if _, err := path.Match(t, ""); err != nil {
+			errs = append(errs, fmt.Errorf("keep-tag: pattern %q: %w", t, err))
+		}
+	}
 	rules.Tags = r.Tags
 	if err := errors.Join(errs...); err != nil {
 		return rules, err

@@ -56,9 +56,13 @@ func ReadNotes(fsys *fsx.FS, root string) (Notes, error) {
 }
 
 // NoteTask remembers that a task of a repository was tried at a time, and how it ended. One
-// who has no server remembers nothing: there is no ROOT/.kedge then.
+// who has no server remembers nothing: there is no ROOT/.kedge then, or it is somebody's own
+// repository.
 func NoteTask(fsys *fsx.FS, root, repo, task string, at time.Time, failed error) error {
 	if _, err := fsys.Lstat(filepath.Join(root, ownDir)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if _, err := fsys.Lstat(filepath.Join(root, ownDir, "objects")); err == nil {
 		return nil
 	}
 	dir := StateDir(root)

@@ -373,3 +373,56 @@ func (k *Keeper) gc(ctx context.Context, p *repo.Packs) (string, error) {
 	text := fmt.Sprintf("%d bytes live, %d packs taken away, %d deleted, %d bytes freed", r.Live, r.Retired, r.Deleted, r.Freed)
 	return text, skipBusy(err)
 }
+
+// Failures is how many tasks failed.
+func (r *UpkeepReport) Failures() (n int) {
+	for i := range r.Tasks {
+		if r.Tasks[i].Exit != exitOK {
+			n++
+		}
+	}
+	return n
+}
+
+// String says in one line what became of a task.
+func (t *TaskReport) String() string {
+	s := fmt.Sprintf("%s: %s: %s", t.Repo, t.Task, t.Text)
+	switch {
+	case t.Skipped:
+		s = fmt.Sprintf("%s: %s: not now: %s", t.Repo, t.Task, t.Error)
+	case t.Exit != exitOK && t.Text != "":
+		s += ": " + t.Error
+	case t.Exit != exitOK:
+		s += t.Error
+	}
+	return fmt.Sprintf("%s, %.1f s", s, t.Seconds)
+}
+
+// Text is the report for people: what failed first.
+func (r *UpkeepReport) Text() string {
+	var bad, good strings.Builder
+	if r.Error != "" {
+		fmt.Fprintf(&bad, "error: %s\n", r.Error)
+	}
+	for i := range r.Tasks {
+		b := &good
+		if r.Tasks[i].Exit != exitOK {
+			b = &bad
+		}
+		fmt.Fprintln(b, &r.Tasks[i])
+	}
+	if bad.Len() > 0 && good.Len() > 0 {
+		bad.WriteByte('\n')
+	}
+	return fmt.Sprintf("upkeep: exit %d, %s, %d repositories, %d tasks, %d failed, %.1f s\n\n%s%s", r.Exit, r.Start.Format(time.RFC3339),
+		r.Repos, len(r.Tasks), r.Failures(), r.Seconds, bad.String(), good.String())
+}
+
+// Notice is what those are told whom the config names.
+func (r *UpkeepReport) Notice() Notice {
+	n := Notice{Name: "upkeep", Failed: r.Exit != exitOK, Wrong: r.Exit != exitOK, Text: r.Text(), JSON: r, Subject: "the server's night is done"}
+	if n.Wrong {
+		n.Subject = "the server's night: something failed"
+	}
+	return n
+}

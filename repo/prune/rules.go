@@ -31,6 +31,9 @@ type Rules struct {
 // All is a count without end.
 const All = -1
 
+// ErrNoRule says that rules keep nothing.
+var ErrNoRule = errors.New("no rule says what is to be kept")
+
 // Check says why rules cannot be followed.
 func (r *Rules) Check() error {
 	any := !r.Within.IsZero() || len(r.Tags) > 0
@@ -49,7 +52,7 @@ func (r *Rules) Check() error {
 		}
 	}
 	if !any {
-		return errors.New("no rule says what is to be kept")
+		return ErrNoRule
 	}
 	return nil
 }
