@@ -33,38 +33,27 @@ func (f *frames) Store() repo.Store { return &store{f: f, sizes: make(map[string
 
 // List calls fn for every file whose name begins with dir + "/".
 func (s *store) List(ctx context.Context, dir string, fn func(name string, size int64) error) error {
-	files, err := s.list(ctx, dir)
+	body, err := s.f.askText(ctx, wire.List, dir)
 	if err != nil {
 		return err
 	}
-	for i := range files {
-		if err := fn(files[i].Name, files[i].Size); err != nil {
-			return err
-		}
-	}
-	return nil
+	return wire.EachFile(body, func(f wire.FileInfo) error {
+		s.know(f)
+		return fn(f.Name, f.Size)
+	})
 }
 
-func (s *store) list(ctx context.Context, dir string) (wire.FileList, error) {
-	body, err := s.f.askText(ctx, wire.List, dir)
-	if err != nil {
-		return nil, err
-	}
-	files, err := wire.ParseFiles(body)
-	if err != nil {
-		return nil, err
+// know remembers the size of a file that does not change.
+func (s *store) know(f wire.FileInfo) {
+	if !strings.HasPrefix(f.Name, fixedDir) {
+		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.sizes)+len(files) > sizesKept {
+	if len(s.sizes) >= sizesKept {
 		clear(s.sizes)
 	}
-	for i := range files {
-		if strings.HasPrefix(files[i].Name, fixedDir) {
-			s.sizes[files[i].Name] = files[i].Size
-		}
-	}
-	return files, nil
+	s.sizes[f.Name] = f.Size
 }
 
 // Open opens a file. Its first bytes are asked for, so that it is known to be
@@ -100,17 +89,21 @@ func (s *store) Open(ctx context.Context, name string) (repo.Blob, error) {
 }
 
 // size looks a file up in its directory.
-func (s *store) size(ctx context.Context, name string) (int64, error) {
-	files, err := s.list(ctx, path.Dir(name))
-	if err != nil {
-		return 0, err
-	}
-	for i := range files {
-		if files[i].Name == name {
-			return files[i].Size, nil
+func (s *store) size(ctx context.Context, name string) (size int64, err error) {
+	err = s.List(ctx, path.Dir(name), func(at string, n int64) error {
+		if at == name {
+			size = n
+			return io.EOF
 		}
+		return nil
+	})
+	switch err {
+	case io.EOF:
+		return size, nil
+	case nil:
+		return 0, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
-	return 0, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	return 0, err
 }
 
 // Create returns repo.ErrReadOnly.

@@ -95,30 +95,38 @@ func NewMirrorDir(ctx context.Context, fsys *fsx.FS, dir string) (*Dir, error) {
 // All refs are in packed-refs then. A crash in between leaves some refs as they were and some
 // as they are to be; the next SetState completes it.
 func (d *Dir) SetState(ctx context.Context, s State) error {
-	packed := []byte("# pack-refs with: sorted\n")
-	for _, r := range s.Refs {
-		packed = append(append(append(r.ID.AppendHex(packed), ' '), r.Name...), '\n')
-	}
+	return d.withPackedRefs(ctx, func(l *refLock) error { return d.stand(ctx, l, s) })
+}
+
+// withPackedRefs is withRefLock, and sees to it that there is a packed-refs to be locked.
+func (d *Dir) withPackedRefs(ctx context.Context, fn func(*refLock) error) error {
 	if _, err := d.fs.Lstat(d.name(filePackedRefs)); errors.Is(err, fs.ErrNotExist) {
 		if err := d.fs.Replace(d.name(filePackedRefs), nil, modeState); err != nil {
 			return err
 		}
 	}
-	return d.withRefLock(ctx, func(l *refLock) error {
-		if err := d.replace(fileReceipts, s.Receipts); err != nil {
-			return err
-		}
-		err := l.rewrite(ctx, filePackedRefs, func([]byte) ([]byte, error) { return packed, nil }, nil)
-		if err == nil {
-			err = l.dropLoose(ctx)
-		}
-		head := s.Head
-		if head == "" {
-			head = "refs/heads/main"
-		}
-		return firstErr(err, d.replace("HEAD", []byte("ref: "+head+"\n")), d.replace(fileClosed, s.Closed),
-			d.replace(filePruned, s.Pruned), d.replace(filePins, s.Pins), d.replace(fileConfig, s.Config))
-	})
+	return d.withRefLock(ctx, fn)
+}
+
+// stand is SetState under the lock.
+func (d *Dir) stand(ctx context.Context, l *refLock, s State) error {
+	packed := []byte("# pack-refs with: sorted\n")
+	for _, r := range s.Refs {
+		packed = append(append(append(r.ID.AppendHex(packed), ' '), r.Name...), '\n')
+	}
+	if err := d.replace(fileReceipts, s.Receipts); err != nil {
+		return err
+	}
+	err := l.rewrite(ctx, filePackedRefs, func([]byte) ([]byte, error) { return packed, nil }, nil)
+	if err == nil {
+		err = l.dropLoose(ctx)
+	}
+	head := s.Head
+	if head == "" {
+		head = "refs/heads/main"
+	}
+	return firstErr(err, d.replace("HEAD", []byte("ref: "+head+"\n")), d.replace(fileClosed, s.Closed),
+		d.replace(filePruned, s.Pruned), d.replace(filePins, s.Pins), d.replace(fileConfig, s.Config))
 }
 
 // replace gives a file other content, if it has other content.

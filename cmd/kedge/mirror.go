@@ -37,6 +37,11 @@ each file compared with the checksum in its manifest. Run again it fetches only
 what is new. What was in ROOT/.kedge is put into ROOT/.kedge.restored, for you to
 look at it before it counts.
 
+With --pull from a server, ssh://SERVER/, the repositories that the key may copy (role
+mirror) are kept as they are there: a warm standby, which can be read at any time. What
+comes is believed only as far as it proves itself; a copy into which somebody saved is
+left alone.
+
 A run that was cut short goes on where it stopped when it is run again, within a
 large file, too. A store that overwrites what is there in spite of If-None-Match is
 refused.
@@ -48,6 +53,7 @@ const mirrorExample = `  kedge mirror --root /srv/backup s3://bucket/backup
   kedge ls -r s3://bucket/backup/build etc/latest/
   kedge restore -r s3://bucket/backup/build -C /tmp/x etc/latest/etc
   kedge mirror --pull --root /srv/backup s3://bucket/backup
+  kedge mirror --pull --root /srv/standby ssh://standby@backup.example.org/
   kedge mirror -d /srv/backup/build --endpoint https://s3.example.org s3://bucket/build`
 
 // mirrorOptions are those of one run of mirror.
@@ -120,6 +126,9 @@ func (a *app) mirrorCommand() *cobra.Command {
 				return usagef("--server mirrors what the config file says: --pull and --root do not go with it")
 			}
 			return a.runUpkeep(ctx, "mirror", config, job.Plea{Tasks: []string{job.TaskMirror}, Now: true})
+		}
+		if o.pull && parsePlace(args[0]).scheme == "ssh" {
+			return a.follow(ctx, args[0], o)
 		}
 		at, err := parseBucket(args[0])
 		if err != nil {

@@ -17,6 +17,15 @@ const (
 	blobKept    = 256 << 10 // bytes
 )
 
+// revision finds the object that a revision names, as repo.Revision does.
+func (s *session) revision(ctx context.Context, rev string) (pack.ID, error) {
+	p, err := s.opened(ctx)
+	if err != nil {
+		return pack.ID{}, err
+	}
+	return repo.Revision(ctx, p, rev)
+}
+
 // gone reports whether an error says that an object is not there.
 func gone(err error) bool {
 	return errors.As(err, new(*repo.MissingError)) || errors.As(err, new(*repo.NotFoundError))
@@ -58,13 +67,12 @@ type joiner struct {
 
 // top begins at an object of any type.
 func (j *joiner) top(id pack.ID) error {
-	r := revisions{ctx: j.ctx, p: j.p, rev: id.String()}
-	id, err := r.peel(id, "")
+	id, err := repo.Peel(j.ctx, j.p, id, "")
 	if err != nil {
 		return err
 	}
 	kind := pack.Blob
-	err = r.get(id, func(t pack.Type, body []byte) error {
+	err = j.p.Get(j.ctx, []pack.ID{id}, func(_ int, t pack.Type, _ []byte) error {
 		kind = t
 		return nil
 	})
@@ -75,7 +83,7 @@ func (j *joiner) top(id pack.ID) error {
 		j.ids = append(j.ids, id)
 		return nil
 	}
-	if id, err = r.peel(id, "tree"); err != nil {
+	if id, err = repo.Peel(j.ctx, j.p, id, "tree"); err != nil {
 		return err
 	}
 	return j.walk(id)

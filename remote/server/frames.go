@@ -39,7 +39,9 @@ func frameTable(rights wire.Rights) map[wire.Kind]frameHandler {
 		})
 	}
 	if rights&wire.MayMirror != 0 {
-		maps.Copy(t, map[wire.Kind]frameHandler{wire.List: answerList, wire.Read: answerRead})
+		maps.Copy(t, map[wire.Kind]frameHandler{
+			wire.List: answerList, wire.Read: answerRead, wire.State: answerState,
+		})
 	}
 	return t
 }

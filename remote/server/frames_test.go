@@ -256,15 +256,15 @@ func TestMirror(t *testing.T) {
 	}
 	listed := make(map[string]int64)
 	for _, dir := range []string{"objects/pack", "refs", "kedge", "."} {
-		files, err := wire.ParseFiles(c.must(wire.List, []byte(dir)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
+		err := wire.EachFile(c.must(wire.List, []byte(dir)), func(f wire.FileInfo) error {
 			if dir != "." && !strings.HasPrefix(f.Name, dir+"/") {
 				t.Errorf("%s is not in %s", f.Name, dir)
 			}
 			listed[f.Name] = f.Size
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 	for _, name := range []string{"HEAD", "config", "kedge/receipts", "kedge/closed", "refs/heads/rest/x", "refs/tags/t"} {

@@ -21,7 +21,7 @@ func TestRoles(t *testing.T) {
 	any := []wire.Kind{wire.Open, wire.Repos, wire.Refs, wire.Missing, wire.Index, wire.Ping}
 	read := append(slices.Clone(any), wire.Get, wire.Commits, wire.Check, wire.Receipts)
 	write := []wire.Kind{wire.Begin, wire.Add, wire.Commit, wire.End, wire.SetRef, wire.AllowNames}
-	files := []wire.Kind{wire.List, wire.Read}
+	files := []wire.Kind{wire.List, wire.Read, wire.State}
 	roles := []struct {
 		name  string
 		grant access.Grant

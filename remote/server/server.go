@@ -13,7 +13,7 @@
 //	any         bupChoosing              Open Repos Refs Missing Index Ping
 //	MayRead     bupReading               Get Commits Check Receipts
 //	MayAppend   bupWriting               Begin Add Commit End SetRef AllowNames
-//	MayMirror                            List Read
+//	MayMirror                            List Read State
 //
 // A client that may not read what it saved is still told ids: Refs (of those names only
 // that it may move), Missing and Index. Without them it would have to send all its data

@@ -41,6 +41,7 @@ const (
 	Read                       // ReadRequest, a file → Text: bytes of it (role mirror)
 	Ping                       // nothing → nothing
 	Receipts                   // Text, a ref → Bodies: its receipts as they stand in the file
+	State                      // StateRequest → StateReply: what changes, at one moment (role mirror)
 
 	OK   Kind = 64 // the reply to a request
 	Fail Kind = 65 // Failure: why there is none
@@ -54,7 +55,7 @@ const MaxObject = 64<<20 + 64<<10
 // does not exist.
 func (k Kind) Limit() int {
 	switch k {
-	case Open, Repos, Refs, Begin, Commit, End, SetRef, Index, Check, List, Read, Ping, Commits, Receipts:
+	case Open, Repos, Refs, Begin, Commit, End, SetRef, Index, Check, List, Read, Ping, Commits, Receipts, State:
 		return 64 << 10
 	case Missing, Get, AllowNames, Note:
 		return MaxFrame

@@ -458,15 +458,6 @@ func (m FileList) Append(b []byte) []byte {
 	return b
 }
 
-// ParseFiles reads a FileList.
-func ParseFiles(b []byte) (m FileList, err error) {
-	p := parser{b: b, what: "files"}
-	for p.err == nil && len(p.b) > 0 {
-		m = append(m, FileInfo{p.text(), p.int()})
-	}
-	return m, p.end()
-}
-
 // CheckRequest asks the server to check a repository: bool Quick, list of text
 // Names. Findings come as Notes, each the JSON of a repo.Finding; the reply is
 // the JSON of a repo.CheckResult.
