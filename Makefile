@@ -8,7 +8,7 @@ SWEEP    ?= 1h
 INFLATIONS ?= 100000000
 TOOLS   := $(CURDIR)/bin/tools
 
-.PHONY: help build install servers test race lint fuzz bench compare mirrors sweep sweep-inflate arm check vuln man clean
+.PHONY: help build install servers databases test race lint fuzz bench compare mirrors sweep sweep-inflate arm check vuln man clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' Makefile
@@ -40,7 +40,15 @@ $(TOOLS)/versitygw:
 	mkdir -p $(TOOLS)
 	cd /tmp && GOBIN=$(TOOLS) $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
-servers: $(TOOLS)/versitygw ## build the servers that tests run against
+# The databases that tests dump and bring back; without them those tests are skipped, unless
+# KEDGE_TEST_PROGRAMS=required. Tests start servers of their own.
+DATABASES := postgresql mariadb-server sqlite3 redis-server redis-tools
+
+databases:
+	@missing=; for p in $(DATABASES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	  test -z "$$missing" || $(if $(filter 0,$(shell id -u)),,sudo) apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends $$missing
+
+servers: $(TOOLS)/versitygw databases ## build and install the servers that tests run against
 
 lint: $(TOOLS)/stamp ## gofmt, vet, staticcheck, golangci-lint, dead code
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

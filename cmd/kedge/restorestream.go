@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kedgebackup/kedge/internal/job"
 	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/repo/meta"
 )
@@ -71,8 +73,8 @@ type savedStream struct {
 	size int64
 }
 
-// findStream finds NAME/SAVE/STREAM: at its path, or else, by its name, among the streams for
-// which the config gave none.
+// findStream finds NAME/SAVE/STREAM: what stands at that path, or else the stream that the
+// config of the save's day gave that name to.
 func findStream(ctx context.Context, r repo.Repo, path string) (*savedStream, error) {
 	v := repo.VFS{Repo: r}
 	o := repo.ResolveOptions{Follow: true, SaveNames: true}
@@ -81,8 +83,7 @@ func findStream(ctx context.Context, r repo.Repo, path string) (*savedStream, er
 	if errors.As(err, &missing) {
 		if save := saveOf(chain); save != "" {
 			rest := strings.Split(strings.Trim(path, "/"), "/")[strings.Count(save, "/")+1:]
-			other, oerr := v.Resolve(ctx, save+"/.streams/"+strings.Join(rest, "/"), o)
-			if oerr == nil {
+			if other, oerr := v.Resolve(ctx, save+streamPlace(ctx, &v, save, strings.Join(rest, "/")), o); oerr == nil {
 				chain, err = other, nil
 			}
 		}
@@ -104,6 +105,37 @@ func findStream(ctx context.Context, r repo.Repo, path string) (*savedStream, er
 		return nil, ofPath(path, err)
 	}
 	return s, nil
+}
+
+// streamPlace returns where a stream stands in a save: its kit says so.
+func streamPlace(ctx context.Context, v *repo.VFS, save, name string) string {
+	if chain, err := v.Resolve(ctx, save+job.KitFile, repo.ResolveOptions{}); err == nil {
+		n := &chain[len(chain)-1]
+		var text bytes.Buffer
+		_, err := repo.OpenFile(ctx, v.Repo, n.ID, n.Chunked).WriteTo(&limited{&text, 1 << 20})
+		if kit, kerr := job.ParseKit(text.Bytes()); err == nil && kerr == nil {
+			for _, s := range kit.Streams {
+				if s.Name == name {
+					return s.Path
+				}
+			}
+		}
+	}
+	return "/.streams/" + name
+}
+
+// limited takes no more than room bytes.
+type limited struct {
+	w    io.Writer
+	room int
+}
+
+// Write refuses what is too much.
+func (l *limited) Write(b []byte) (int, error) {
+	if l.room -= len(b); l.room < 0 {
+		return 0, errors.New("it is too large")
+	}
+	return l.w.Write(b)
 }
 
 // saveOf returns NAME/SAVE of a chain that leads into a save, else "".
