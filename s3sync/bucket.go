@@ -251,7 +251,7 @@ func Names(ctx context.Context, s Objects, prefix string) ([]string, error) {
 	after := ""
 	for {
 		name := ""
-		err := s.List(ctx, prefix, after, func(o Object) error {
+		_, err := versions(ctx, s, prefix, after, func(o Object) error {
 			dir, _, ok := strings.Cut(o.Key[len(prefix):], "/")
 			if !ok || strings.HasPrefix(dir, ".") {
 				return nil
@@ -266,7 +266,7 @@ func Names(ctx context.Context, s Objects, prefix string) ([]string, error) {
 			return names, nil
 		}
 		has := false
-		err = s.List(ctx, prefix+name+"/"+keyManifests, "", func(Object) error { has = true; return errEnough })
+		_, err = versions(ctx, s, prefix+name+"/"+keyManifests, "", func(Object) error { has = true; return errEnough })
 		if err != nil && !errors.Is(err, errEnough) {
 			return nil, err
 		}

@@ -87,7 +87,7 @@ func (b *Bucket) lockable(ctx context.Context) (map[locked]bool, error) {
 		}
 		return nil
 	}}
-	if _, err = b.versions(ctx, b.Prefix+keyBases, "", g.add); err == nil {
+	if _, err = versions(ctx, b.Objects, b.Prefix+keyBases, "", g.add); err == nil {
 		err = g.flush()
 	}
 	return list, err

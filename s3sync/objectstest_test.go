@@ -33,6 +33,7 @@ type memory struct {
 	uploads map[string]*upload
 	taken   map[string]int64 // bytes that came for each key
 	calls   atomic.Int64
+	now     func() time.Time
 	// lenient stores overwrite what is there, or do if it comes in parts, and blind ones list
 	// no parts.
 	lenient, lenientParts, blind bool
@@ -51,6 +52,7 @@ func newMemory() *memory {
 	return &memory{
 		objects: make(map[string][]byte), times: make(map[string]time.Time),
 		sums: make(map[string]s3sync.Sum), uploads: make(map[string]*upload), taken: make(map[string]int64),
+		now: time.Now,
 	}
 }
 
@@ -93,7 +95,7 @@ func (m *memory) create(key string, data []byte) error {
 	if _, ok := m.objects[key]; ok && !m.lenient {
 		return fmt.Errorf("%s: %w", key, s3sync.ErrExists)
 	}
-	m.objects[key], m.times[key] = data, time.Now()
+	m.objects[key], m.times[key] = data, m.now()
 	delete(m.sums, key)
 	return nil
 }

@@ -31,23 +31,24 @@ func (m *mirror) begin(ctx context.Context) error {
 	if err := m.journal.start(); err != nil {
 		return err
 	}
-	err := m.probe(ctx)
+	var err error
+	if !m.o.Unsafe {
+		err = probe(ctx, m.b)
+	}
 	m.probed = err == nil
 	return err
 }
 
-func (m *mirror) probe(ctx context.Context) error {
-	if m.o.Unsafe {
-		return nil
-	}
+// probe makes sure that the store does not overwrite what is there.
+func probe(ctx context.Context, b *Bucket) error {
 	for range 2 { // the first may be the first ever
-		if _, err := m.b.Objects.Put(ctx, m.b.Prefix+keyProbe, probeBody()); errors.Is(err, ErrExists) {
+		if _, err := b.Objects.Put(ctx, b.Prefix+keyProbe, probeBody()); errors.Is(err, ErrExists) {
 			return nil
 		} else if err != nil {
 			return err
 		}
 	}
-	return &UnsafeStoreError{m.b.Prefix + keyProbe}
+	return &UnsafeStoreError{b.Prefix + keyProbe}
 }
 
 // probeBody returns one that no other run has.

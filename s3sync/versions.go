@@ -19,10 +19,10 @@ const keptVersions = 16
 
 // versions lists the versions of objects, or where that is not to be had the objects; all is
 // false then.
-func (b *Bucket) versions(ctx context.Context, prefix, after string, fn func(Object) error) (all bool, err error) {
-	v, ok := versionedOf(b.Objects)
+func versions(ctx context.Context, s Objects, prefix, after string, fn func(Object) error) (all bool, err error) {
+	v, ok := versionedOf(s)
 	if !ok {
-		return false, b.Objects.List(ctx, prefix, after, fn)
+		return false, s.List(ctx, prefix, after, fn)
 	}
 	var own error // of fn
 	called := false
@@ -34,7 +34,7 @@ func (b *Bucket) versions(ctx context.Context, prefix, after string, fn func(Obj
 	if err == nil || own != nil || called || ctx.Err() != nil || IsTemporary(err) {
 		return true, err
 	}
-	return false, b.Objects.List(ctx, prefix, after, fn)
+	return false, s.List(ctx, prefix, after, fn)
 }
 
 // byKey gathers the versions of each key and passes them on, the oldest first.
@@ -74,7 +74,7 @@ func (b *Bucket) manifests(ctx context.Context, after string, fn func(n uint64, 
 		}
 		return fn(n, list)
 	}}
-	_, err := b.versions(ctx, b.Prefix+keyManifests, after, g.add)
+	_, err := versions(ctx, b.Objects, b.Prefix+keyManifests, after, g.add)
 	if err == nil {
 		err = g.flush()
 	}
@@ -91,7 +91,7 @@ func (b *Bucket) copiesOf(ctx context.Context, key string) ([]Object, error) {
 		}
 		return errEnough
 	}}
-	_, err := b.versions(ctx, key, "", g.add)
+	_, err := versions(ctx, b.Objects, key, "", g.add)
 	if err == nil {
 		err = g.flush()
 	}

@@ -1,0 +1,360 @@
+package s3sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kedgebackup/kedge/pack"
+	"github.com/kedgebackup/kedge/repo"
+)
+
+// A prune deletes what no generation needs any more, in two runs with days between them:
+//
+//	run 1   mark, PUT a manifest of kind prune that drops keys
+//	run 2   mark again, PUT a manifest that still drops them, delete
+//
+// Nobody names a dropped key again. Who commits a manifest has read all that came before it,
+// because its number was free: so after the second manifest no generation can appear that
+// needs what is deleted, however long a mirror has been under way, and a generation that
+// appeared before it was seen by the second mark. Nothing here depends on clocks but how long
+// the grace is, and that is measured by the clock of the store.
+//
+// Manifests go first, those that list differences before those that they are based on, then
+// what they named. So whatever is listed can be read at each moment.
+const (
+	// pruneGrace is the time between the manifest that drops a key and its deletion: time to
+	// find out that it was a mistake.
+	pruneGrace = 72 * time.Hour
+	// unnamedAge is how old an object must be that no manifest names before it is dropped: a
+	// mirror that is under way has sent it, maybe.
+	unnamedAge = 7 * 24 * time.Hour
+)
+
+// PruneOptions says what a prune keeps.
+type PruneOptions struct {
+	Keep   int  // generations made by mirrors, at least 1
+	DryRun bool // nothing is changed
+	// Sign signs a manifest; nil: it is not signed.
+	Sign     func(text []byte) ([]byte, error)
+	Now      func() time.Time // nil: time.Now
+	Workers  int              // deletions at once; 0: 8
+	Progress func(PruneResult)
+}
+
+// PruneResult is what a prune did, or would do.
+type PruneResult struct {
+	Generation   uint64 // of the manifest that this run made; 0: none
+	Generations  int    // that are kept
+	Dropped      int    // objects that this run was the first to drop
+	DroppedBytes int64
+	Waiting      int // objects that were dropped before, and whose grace is not over
+	WaitingBytes int64
+	Next         time.Time // when the first of these may be deleted
+	Deleted      int
+	DeletedBytes int64
+	Locked       int // objects that the store did not delete yet
+	LockedBytes  int64
+}
+
+// Prune keeps the newest generations, with what they are based on, and lets go of the others.
+// It changes nothing if it cannot read one of those that are newer than the oldest to be kept,
+// or finds that one of them lacks a file: then an older one may be what is needed.
+func (b *Bucket) Prune(ctx context.Context, o PruneOptions) (PruneResult, error) {
+	if o.Keep < 1 {
+		return PruneResult{}, &repo.ConfigError{Reason: "a prune keeps at least one generation"}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Workers == 0 {
+		o.Workers = 8
+	}
+	for try := 0; ; try++ {
+		p := prune{b: b, o: o}
+		if err := p.mark(ctx); err != nil || o.DryRun || !p.changes {
+			return p.result, err
+		}
+		err := p.commit(ctx)
+		if errors.Is(err, ErrExists) && try < maxConflicts {
+			continue // a generation came in between
+		}
+		if err == nil {
+			err = p.sweep(ctx)
+		}
+		return p.result, err
+	}
+}
+
+type prune struct {
+	b *Bucket
+	o PruneOptions
+
+	there   map[string][]Object // what is in the bucket, by keys below the prefix
+	all     bool                // and all versions of it
+	numbers []uint64            // of manifests, the newest first
+	last    *Generation         // the newest good one
+	highest uint64
+	newest  uint64          // prune
+	needed  map[string]bool // keys
+	named   map[string]bool // by what is not kept
+	drops   []Drop          // sorted by key
+	changes bool            // there is something to be done
+	result  PruneResult
+}
+
+// mark finds out what is needed and what is not.
+func (p *prune) mark(ctx context.Context) error {
+	if err := p.list(ctx); err != nil {
+		return err
+	}
+	if err := p.keep(ctx); err != nil {
+		return err
+	}
+	if err := p.old(ctx); err != nil {
+		return err
+	}
+	p.decide()
+	return nil
+}
+
+// list reads what is in the bucket.
+func (p *prune) list(ctx context.Context) (err error) {
+	p.there = make(map[string][]Object)
+	p.all, err = versions(ctx, p.b.Objects, p.b.Prefix, "", func(o Object) error {
+		key := o.Key[len(p.b.Prefix):]
+		p.there[key] = append(p.there[key], o)
+		return nil
+	})
+	for key := range p.there {
+		if n, ok := parseManifestKey(key); ok && strings.HasPrefix(key, keyManifests) {
+			p.numbers = append(p.numbers, n)
+		}
+	}
+	slices.Sort(p.numbers)
+	slices.Reverse(p.numbers)
+	return err
+}
+
+// keep finds the generations that are kept, and what they need.
+func (p *prune) keep(ctx context.Context) error {
+	p.needed = make(map[string]bool)
+	dropped := make(map[string]uint64)
+	var bad error
+	for _, n := range p.numbers {
+		key := manifestKey(keyManifests, n)
+		// Who has dropped a generation may be about to delete it, unless no prune came after.
+		if since, ok := dropped[key]; ok && since != p.newest {
+			continue
+		}
+		g, err := p.b.load(ctx, n, p.there[key])
+		if ctx.Err() != nil || IsTemporary(err) {
+			return err
+		}
+		if err != nil {
+			if p.last == nil || n+farAbove > p.last.N {
+				bad = errors.Join(bad, fmt.Errorf("generation %d: %w", n, err))
+			}
+			if p.last == nil {
+				p.highest = max(p.highest, n)
+			}
+			continue
+		}
+		if p.last == nil {
+			p.last = g
+			if p.highest > n+farAbove { // somebody's mischief
+				p.highest, bad = n, nil
+			}
+			p.highest = max(p.highest, n)
+			for _, d := range g.Drops {
+				dropped[d.Key] = d.Since
+			}
+		}
+		if g.Kind == Prune && p.newest == 0 {
+			p.newest = n
+		}
+		if err := p.need(ctx, g); err != nil {
+			return err
+		}
+		if g.Kind != Prune {
+			if p.result.Generations++; p.result.Generations == p.o.Keep {
+				break
+			}
+		}
+	}
+	switch {
+	case bad != nil:
+		return fmt.Errorf("nothing is pruned while a manifest cannot be read: %w", bad)
+	case p.last == nil:
+		return &repo.NotFoundError{What: "repository", Name: p.b.name()}
+	}
+	return nil
+}
+
+// need notes what a generation needs, with the one that it is based on.
+func (p *prune) need(ctx context.Context, g *Generation) error {
+	if p.needed[manifestKey(keyManifests, g.N)] {
+		return nil
+	}
+	p.needed[manifestKey(keyManifests, g.N)] = true
+	p.needed[manifestKey(keyBases, g.N)] = true
+	for _, f := range g.Files {
+		if !p.needed[f.Key] {
+			if err := p.whole(ctx, f); err != nil {
+				return fmt.Errorf("generation %d: %s: %w", g.N, f.Name, err)
+			}
+			p.needed[f.Key] = true
+		}
+	}
+	if g.Kind != Diff {
+		return nil
+	}
+	base, err := p.b.load(ctx, g.Base, p.there[manifestKey(keyManifests, g.Base)])
+	if err != nil {
+		return err
+	}
+	return p.need(ctx, base)
+}
+
+// whole makes sure that a file is there. What is deleted may be all that is left of it
+// otherwise.
+func (p *prune) whole(ctx context.Context, f File) error {
+	for _, o := range p.there[f.Key] {
+		if o.Size == f.Size && (f.Version == "" || o.Version == f.Version) {
+			return nil
+		}
+	}
+	o, err := p.b.Objects.Stat(ctx, p.b.Prefix+f.Key, f.Version) // behind a delete marker
+	if errors.Is(err, fs.ErrNotExist) {
+		return &pack.CorruptError{File: p.b.Prefix + f.Key, Off: -1, Reason: "it is missing; nothing is pruned"}
+	}
+	if err == nil && o.Size != f.Size {
+		return &pack.CorruptError{File: p.b.Prefix + f.Key, Off: -1, Reason: "it has another size; nothing is pruned"}
+	}
+	return err
+}
+
+// old notes what generations name that are not kept. One that cannot be read names nothing.
+func (p *prune) old(ctx context.Context) error {
+	p.named = make(map[string]bool)
+	for _, n := range p.numbers {
+		key := manifestKey(keyManifests, n)
+		if n > p.last.N || p.needed[key] {
+			continue
+		}
+		g, err := p.b.load(ctx, n, p.there[key])
+		if ctx.Err() != nil || IsTemporary(err) {
+			return err
+		}
+		if err != nil {
+			continue
+		}
+		for _, f := range g.Files {
+			p.named[f.Key] = true
+		}
+	}
+	return nil
+}
+
+// ownKey is what keys of a repository look like, apart from manifests. Others are left alone:
+// another repository may be mirrored to a prefix below this one.
+var ownKey = regexp.MustCompile(`^(objects/pack/pack-[^/]+|kedge/segments/[^/]+|state/[0-9a-f]{64}(~[0-9]+)?|RESTORE\.txt(~[0-9]+)?)$`)
+
+// unneeded reports whether a key is one that a prune drops.
+func (p *prune) unneeded(key string) bool {
+	if p.needed[key] {
+		return false
+	}
+	if n, ok := parseManifestKey(key); ok && (strings.HasPrefix(key, keyManifests) || strings.HasPrefix(key, keyBases)) {
+		return n <= p.last.N
+	}
+	if !ownKey.MatchString(key) {
+		return false
+	}
+	for _, o := range p.there[key] {
+		if !p.named[key] && p.o.Now().Sub(o.Modified) < unnamedAge {
+			return false
+		}
+	}
+	return true
+}
+
+// decide says what is dropped, and how long it has been.
+func (p *prune) decide() {
+	was := make(map[string]uint64)
+	for _, d := range p.last.allDrops() {
+		was[d.Key] = d.Since
+		if p.there[d.Key] != nil {
+			p.needed[manifestKey(keyBases, d.Since)] = true // tells the time
+		}
+	}
+	for key, versions := range p.there {
+		since, old := was[key]
+		if !p.unneeded(key) {
+			p.changes = p.changes || old && p.newest == since
+			continue
+		}
+		bytes := int64(0)
+		for _, o := range versions {
+			bytes += o.Size
+		}
+		at, known := p.droppedAt(since)
+		switch {
+		case !old || !known:
+			since = p.highest + 1
+			p.result.Dropped++
+			p.result.DroppedBytes += bytes
+			p.changes = true
+		case p.o.Now().Sub(at) < pruneGrace:
+			p.wait(at, bytes)
+		case p.o.DryRun:
+			p.result.Deleted++
+			p.result.DeletedBytes += bytes
+		default:
+			p.changes = true
+		}
+		p.drops = append(p.drops, Drop{key, since})
+	}
+	slices.SortFunc(p.drops, func(a, b Drop) int { return strings.Compare(a.Key, b.Key) })
+}
+
+func (p *prune) wait(since time.Time, bytes int64) {
+	p.result.Waiting++
+	p.result.WaitingBytes += bytes
+	if due := since.Add(pruneGrace); p.result.Next.IsZero() || due.Before(p.result.Next) {
+		p.result.Next = due
+	}
+}
+
+// droppedAt returns when the store says that a prune was.
+func (p *prune) droppedAt(n uint64) (time.Time, bool) {
+	for _, dir := range []string{keyBases, keyManifests} {
+		if list := p.there[manifestKey(dir, n)]; len(list) > 0 {
+			return list[0].Modified, !list[0].Modified.IsZero()
+		}
+	}
+	return time.Time{}, false
+}
+
+// commit makes the manifest: the newest generation again, with what is dropped now.
+func (p *prune) commit(ctx context.Context) error {
+	if err := probe(ctx, p.b); err != nil {
+		return err
+	}
+	x := p.last.Manifest
+	x.N, x.Kind, x.Base, x.Gone, x.Files, x.Drops = p.highest+1, Prune, 0, nil, p.last.Files, p.drops
+	x.Time, x.Prev, x.Signature = p.o.Now().UTC().Truncate(time.Second), Sum{}, nil
+	if p.last.N+1 == x.N {
+		x.Prev = p.last.Sum
+	}
+	err := p.b.putManifest(ctx, &x, p.o.Sign)
+	if err == nil {
+		p.result.Generation = x.N
+	}
+	return err
+}
