@@ -89,7 +89,7 @@ func TestShorthandsAgree(t *testing.T) {
 	meaning := map[string]string{}
 	for _, c := range commands(t) {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
-			if f.Shorthand == "" || strings.Contains("cdfnstSHR", f.Shorthand) {
+			if f.Shorthand == "" || strings.Contains("cdfnstxSHR", f.Shorthand) {
 				return
 			}
 			if was, ok := meaning[f.Shorthand]; ok && was != f.Name {

@@ -7,5 +7,7 @@ import "github.com/spf13/cobra"
 func (a *app) historyCommands() []*cobra.Command {
 	return []*cobra.Command{
 		a.tagCommand(), a.rmCommand(), a.getCommand(), a.pruneOlderCommand(),
+		a.validateObjectsCommand(), a.validateLinksCommand(), a.validateRefsCommand(),
+		a.drecurseCommand(), a.xstatCommand(), a.metaCommand(),
 	}
 }
