@@ -47,6 +47,8 @@ type desk struct {
 	*Dir
 	depot Depot
 
+	sending sync.Map // of packs, a *sync.Mutex each: the one who is sending it
+
 	mu    sync.Mutex
 	files FarStore
 	state State

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kedgebackup/kedge/pack"
@@ -17,7 +18,7 @@ import (
 // change is applied to the rest. What target reaches is looked for again if the state is
 // not the one that was looked at before (I2, I9).
 func (p *Packs) swap(ctx context.Context, target pack.ID, drop []string, change func(*State) error) error {
-	add, err := p.sendRest(ctx)
+	add, err := p.sendRest(ctx, drop)
 	if err != nil {
 		return err
 	}
@@ -29,6 +30,9 @@ func (p *Packs) swap(ctx context.Context, target pack.ID, drop []string, change 
 		return change(s)
 	}}
 	if err := p.depot.depot.Swap(ctx, step); err != nil {
+		return err
+	}
+	if err := p.depot.forget(drop); err != nil {
 		return err
 	}
 	files, s, err := p.depot.depot.Latest(ctx)
@@ -75,9 +79,9 @@ func sameState(a, b *State) bool {
 	return a.Head == b.Head && slices.Equal(a.Refs, b.Refs)
 }
 
-// sendRest sends what of the desk was not sent yet, and returns the packs that the next
-// state is to name: all of them, as proofs may rest on some that are not closed.
-func (p *Packs) sendRest(ctx context.Context) (add []string, err error) {
+// sendRest sends what of the desk was not sent yet and is not to be dropped, and returns the
+// packs that the next state is to name: all of them, as proofs may rest on some that are not closed.
+func (p *Packs) sendRest(ctx context.Context, drop []string) (add []string, err error) {
 	near, err := p.depot.near(ctx)
 	if err != nil {
 		return nil, err
@@ -86,8 +90,8 @@ func (p *Packs) sendRest(ctx context.Context) (add []string, err error) {
 		return nil, err
 	}
 	for name := range near {
-		if p.table.Load().byName[name] == nil {
-			continue // its pack is gone, which is passed over
+		if p.table.Load().byName[name] == nil || slices.Contains(drop, name) {
+			continue // its pack is gone, or about to go
 		}
 		if err := p.depot.send(ctx, name); err != nil {
 			return nil, err
@@ -100,17 +104,43 @@ func (p *Packs) sendRest(ctx context.Context) (add []string, err error) {
 
 // send sends a pack if the desk still has it.
 func (d *desk) send(ctx context.Context, name string) error {
+	one, _ := d.sending.LoadOrStore(name, new(sync.Mutex))
+	one.(*sync.Mutex).Lock()
+	defer one.(*sync.Mutex).Unlock()
 	file := d.name(dirPacks + "/" + name + ".pack")
-	if _, err := d.fs.Lstat(file); noFile(err) {
-		return nil // it was sent before
-	} else if err != nil {
+	if sent, err := d.wasSent(file); sent || err != nil {
 		return err
 	}
 	if err := d.depot.Send(ctx, d.Dir, name); err != nil {
+		if sent, _ := d.wasSent(file); sent && errors.Is(err, fs.ErrNotExist) {
+			return nil // by another process, in the midst of it
+		}
 		return err
 	}
 	if err := d.fs.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	return nil
+}
+
+// wasSent reports whether a pack is no more at the desk.
+func (d *desk) wasSent(file string) (bool, error) {
+	_, err := d.fs.Lstat(file)
+	if noFile(err) {
+		return true, nil
+	}
+	return false, err
+}
+
+// forget removes what the desk has of packs that were dropped.
+func (d *desk) forget(names []string) error {
+	for _, name := range names {
+		for _, ending := range []string{".idx", ".pack"} {
+			err := d.fs.Remove(d.name(dirPacks + "/" + name + ending))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -96,8 +96,8 @@ func (b *Bucket) newest(ctx context.Context, n uint64) (*Generation, error) {
 			found = g
 			return errEnough
 		}
-		if ctx.Err() != nil || IsTemporary(err) {
-			return err
+		if ctx.Err() != nil || IsTemporary(err) || !damaged(err) && !errors.As(err, new(*repo.RefusedError)) {
+			return err // it speaks of the attempt
 		}
 		if g == nil {
 			g = new(Generation)

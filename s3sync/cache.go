@@ -94,7 +94,8 @@ type remoteFile struct {
 	cache *Cache
 	key   string // whole
 	file  File
-	step  int64 // bytes of a block
+	step  int64       // bytes of a block
+	local io.ReaderAt // a copy that is at hand; nil: there is none
 	// ahead says how much to read around what is wanted; nil: no more than its blocks.
 	ahead *ahead
 }
@@ -119,6 +120,9 @@ func (f *remoteFile) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 	if len(p) == 0 {
 		return 0, err
+	}
+	if f.local != nil {
+		return f.local.ReadAt(p, off)
 	}
 	if f.ahead != nil && len(p) >= directRead {
 		if n, gerr := f.get(p, off); gerr != nil {

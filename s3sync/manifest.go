@@ -102,15 +102,7 @@ func (m *Manifest) Append(b []byte) []byte {
 	}
 	b = fmt.Appendf(b, "head %s\n", orDash(m.Head))
 	for i := range m.Files {
-		f := &m.Files[i]
-		b = fmt.Appendf(b, "+ %s %d %v %s", f.Name, f.Size, f.SHA256, f.Key)
-		switch {
-		case !f.PartSums.IsZero():
-			b = fmt.Appendf(b, " %s %v", orDash(f.Version), f.PartSums)
-		case f.Version != "":
-			b = append(append(b, ' '), f.Version...)
-		}
-		b = append(b, '\n')
+		b = m.Files[i].append(b)
 	}
 	for _, name := range m.Gone {
 		b = fmt.Appendf(b, "- %s\n", name)
@@ -123,6 +115,18 @@ func (m *Manifest) Append(b []byte) []byte {
 		b = append(append(append(r.ID.AppendHex(b), ' '), r.Name...), '\n')
 	}
 	return append(b, manifestEnd...)
+}
+
+// append appends the line of a file.
+func (f *File) append(b []byte) []byte {
+	b = fmt.Appendf(b, "+ %s %d %v %s", f.Name, f.Size, f.SHA256, f.Key)
+	switch {
+	case !f.PartSums.IsZero():
+		b = fmt.Appendf(b, " %s %v", orDash(f.Version), f.PartSums)
+	case f.Version != "":
+		b = append(append(b, ' '), f.Version...)
+	}
+	return append(b, '\n')
 }
 
 // lines takes lines off a text.

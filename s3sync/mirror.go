@@ -140,6 +140,8 @@ type mirror struct {
 	slots   chan struct{} // one taken for each request that sends
 	pace    *pace
 
+	shared bool // others may send the same to the same keys
+
 	probing             sync.Mutex
 	probed, probedParts bool // and found to create exclusively
 

@@ -247,6 +247,13 @@ func (m *mirror) put(ctx context.Context, key string, b Body, parts []Sum) (File
 		f.Version, err = m.b.Objects.Put(ctx, key, b)
 		m.release()
 	}
+	if m.shared && errors.Is(err, ErrExists) {
+		same, o, herr := holds(ctx, m.b.Objects, key, "", b)
+		if herr == nil && same {
+			f.Version, f.PartSums = o.Version, o.PartSums
+			return f, nil
+		}
+	}
 	if err != nil {
 		return f, err
 	}

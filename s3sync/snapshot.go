@@ -3,6 +3,7 @@ package s3sync
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"sort"
@@ -18,6 +19,8 @@ type Snapshot struct {
 	b     *Bucket
 	g     *Generation
 	cache *Cache
+	// copies are files that are at hand, by their checksums.
+	copies map[Sum]io.ReaderAt
 
 	index   sync.Once
 	locator *locator
@@ -43,7 +46,7 @@ func (s *Snapshot) Open(ctx context.Context, name string) (repo.Blob, error) {
 
 // file returns a file that is read in blocks.
 func (s *Snapshot) file(f File, step int64) *remoteFile {
-	return &remoteFile{s: s.b.Objects, cache: s.cache, key: s.b.Prefix + f.Key, file: f, step: step}
+	return &remoteFile{s: s.b.Objects, cache: s.cache, key: s.b.Prefix + f.Key, file: f, step: step, local: s.copies[f.SHA256]}
 }
 
 // List calls fn for the files below dir, in the order of their names.
