@@ -22,9 +22,9 @@ const kitHelp = `Kit prints how this host is recovered, for the day on which not
 where the data are, which keys prove what, the commands, and what each save holds.
 Print it and keep it where the host is not.
 
-'kedge run' puts the same into every save, below ` + job.KitDir + `, and the config file, without
-its secrets: with -r, or a NAME, it is read from there, NAME by NAME. 'kedge recover'
-works by it.`
+'kedge run' puts the same into every save, below ` + job.KitDir + `, and the config file,
+without its secrets: with -r, or a NAME, it is read from there, NAME by NAME. 'kedge
+recover' works by it.`
 
 const kitExample = `  kedge kit > kit.txt
   kedge kit -r s3://bucket/backup/web1

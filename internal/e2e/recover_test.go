@@ -283,7 +283,11 @@ func TestRecoverKills(t *testing.T) {
 			h := newInstance(t, "")
 			h.night(t)
 			saved := h.trees(t)
-			for k := 1; ; k++ {
+			step := 3
+			if full {
+				step = 1
+			}
+			for k := 1; ; k += step {
 				for _, kind := range []string{"kill-before", "kill-after"} {
 					if h.killed(t, saved, fmt.Sprintf("KEDGE_FAULT=%s:%d", kind, k), mounted) {
 						continue
