@@ -1,6 +1,7 @@
 package job
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -70,8 +72,8 @@ func makeGood(ctx context.Context, w *World, job string) (bool, error) {
 	extra := func(step string) []string {
 		return []string{"KEDGE_JOB=" + job, "KEDGE_STEP=" + step, fmt.Sprintf("KEDGE_STATUS=%d", exitFailed)}
 	}
-	err = runHook(ctx, w, "resume", b.Resume, b.Timeout, extra("resume"))
-	err = errors.Join(err, runHook(ctx, w, "finally", b.Finally, b.Timeout, extra("finally")))
+	err = runHook(ctx, w, "resume", b.Resume, b.Timeout, extra("resume"), nil)
+	err = errors.Join(err, runHook(ctx, w, "finally", b.Finally, b.Timeout, extra("finally"), nil))
 	if err != nil {
 		return true, err
 	}
@@ -116,12 +118,29 @@ func (g *guardian) release() {
 	_ = g.cmd.Wait()
 }
 
+// hook tells the guardian which process group a hook is, a line of digits; 0: it has ended. If
+// the run dies before it can, at most the hook that began in that moment is not known.
+func (g *guardian) hook(group int) {
+	_, _ = fmt.Fprintf(g.pipe, "%d\n", group) // it is said, or there is nobody to be told
+}
+
 // Guard is what the guardian does: it waits for the end of in, which is the end of the run,
 // and makes good what the run left. The lock of the job was inherited, and is given up when
 // the process ends.
+//
+// A hook that outlives the run is ended first: a before that stops the database after resume
+// has started it would leave it stopped.
 func Guard(ctx context.Context, w *World, job string, in io.Reader) error {
-	if _, err := io.Copy(io.Discard, in); err != nil {
+	group := 0
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		group, _ = strconv.Atoi(lines.Text()) // a pipe takes so short a line whole or not at all
+	}
+	if err := lines.Err(); err != nil {
 		return err
+	}
+	if group > 1 {
+		endGroup(group)
 	}
 	_, err := makeGood(ctx, w, job)
 	return err

@@ -384,7 +384,7 @@ func (r *Recovery) hook(ctx context.Context, k *Kit) RecoveredHook {
 		h.Done, h.Error = "skipped", fmt.Sprintf("a secret was left out of the command %q when it was saved", k.Recover[secret])
 	default:
 		extra := []string{"KEDGE_JOB=" + k.Job, "KEDGE_STEP=recover", fmt.Sprintf("KEDGE_STATUS=%d", status)}
-		if err := runHook(ctx, r.World, "recover", k.Recover, k.Timeout, extra); err != nil {
+		if err := runHook(ctx, r.World, "recover", k.Recover, k.Timeout, extra, nil); err != nil {
 			h.Done, h.Error = doneFailed, err.Error()
 		}
 	}

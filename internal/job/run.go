@@ -93,6 +93,18 @@ type BusyError struct{ Job string }
 // Error names the job.
 func (e *BusyError) Error() string { return fmt.Sprintf("job %s is running already", e.Job) }
 
+// timeoutError says that something was not done in its time.
+type timeoutError struct {
+	what  string
+	limit time.Duration
+}
+
+// Error names what it was.
+func (e *timeoutError) Error() string { return fmt.Sprintf("%s took longer than %v", e.what, e.limit) }
+
+// Is tells programs that time ran out.
+func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+
 // run is one run of a job.
 type run struct {
 	w      *World
@@ -100,21 +112,25 @@ type run struct {
 	plans  []Plan
 	report Report
 	guard  *guardian
+	ctx    context.Context // of Run, without the job's own timeout: to be out of time is not to be interrupted
 }
 
 // Run does a night's work of a job, whose parts are plans. The report says what came of it
 // even if there is an error.
 func Run(ctx context.Context, w *World, j *Job, plans []Plan) (Report, error) {
-	r := &run{w: w, j: j, plans: plans}
+	r := &run{w: w, j: j, plans: plans, ctx: ctx}
 	r.report = Report{Job: j.Job, Start: w.Now()}
 	err := r.locked(ctx)
-	r.report.Seconds = w.Now().Sub(r.report.Start).Seconds()
+	r.report.Seconds = since(w, r.report.Start)
 	r.report.Exit = r.exit(ctx, err)
 	if err != nil {
 		r.report.Error = err.Error()
 	}
 	return r.report, err
 }
+
+// since returns the seconds from start on, none if the clock was set back meanwhile.
+func since(w *World, start time.Time) float64 { return max(0, w.Now().Sub(start).Seconds()) }
 
 // exit is the exit code of the whole run: that of the error, else the worst of the parts.
 func (r *run) exit(ctx context.Context, err error) int {
@@ -156,12 +172,14 @@ func (r *run) locked(ctx context.Context) error {
 	}
 	if d := time.Duration(r.j.Timeout); d > 0 {
 		var cancel func()
-		ctx, cancel = context.WithTimeoutCause(ctx, d, fmt.Errorf("job %s took longer than %v", r.j.Job, d))
+		ctx, cancel = context.WithTimeoutCause(ctx, d, &timeoutError{"job " + r.j.Job, d})
 		defer cancel()
 	}
-	if err := lower(r.j); err != nil {
+	undo, err := lower(r.j)
+	if err != nil {
 		return err
 	}
+	defer undo()
 	if err := note(r.w, r.j); err != nil {
 		return err
 	}
@@ -228,9 +246,12 @@ func (r *run) parts(ctx context.Context) error {
 		p := &r.plans[i]
 		start := r.w.Now()
 		saved, err := r.w.Save(ctx, r.j, p)
-		rep := PartReport{Name: p.Name, Saved: saved, Seconds: r.w.Now().Sub(start).Seconds()}
+		rep := PartReport{Name: p.Name, Saved: saved, Seconds: since(r.w, start)}
 		if err != nil {
-			rep.Exit, rep.Error = r.w.ExitCode(ctx, err), err.Error()
+			if ctx.Err() != nil { // whatever that made fail
+				err = context.Cause(ctx)
+			}
+			rep.Exit, rep.Error = r.w.ExitCode(r.ctx, err), err.Error()
 			r.w.Log("%s: %v", p.Name, err)
 		}
 		r.report.Parts = append(r.report.Parts, rep)
@@ -250,11 +271,11 @@ func (r *run) step(ctx context.Context, name string, commands []string) error {
 	if name == "after" || name == "finally" {
 		extra = append(extra, fmt.Sprintf("KEDGE_STATUS=%d", r.exit(ctx, nil)))
 	}
-	return runHook(ctx, r.w, name, commands, r.j.Hooks.Timeout, extra)
+	return runHook(ctx, r.w, name, commands, r.j.Hooks.Timeout, extra, r.guard.hook)
 }
 
-// runHook runs the commands of a hook.
-func runHook(ctx context.Context, w *World, name string, commands []string, limit Duration, extra []string) error {
+// runHook runs the commands of a hook. Began is told of each.
+func runHook(ctx context.Context, w *World, name string, commands []string, limit Duration, extra []string, began func(group int)) error {
 	if limit == 0 {
 		limit = Duration(time.Hour)
 	}
@@ -263,7 +284,7 @@ func runHook(ctx context.Context, w *World, name string, commands []string, limi
 			return &StepError{name, context.Cause(ctx)}
 		}
 		w.Log("%s: %s", name, c)
-		err := shell(ctx, c, time.Duration(limit), slices.Concat(w.Env, extra), w.Stderr)
+		err := shell(ctx, c, time.Duration(limit), slices.Concat(w.Env, extra), w.Stderr, began)
 		if err != nil {
 			return &StepError{name, err}
 		}
