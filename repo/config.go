@@ -34,6 +34,7 @@ type Config struct {
 	PackSizeLimit int64  // bytes; 0: the default
 	PackObjects   int    // objects in a pack; 0: the default
 	Compression   int    // zlib level; -1: the default
+	Living        bool   // [kedge] living: it stands in a depot and is changed there
 }
 
 // Configured is what a Repo implements whose config can be asked for.
@@ -139,6 +140,8 @@ func ParseConfig(text []byte) (Config, error) {
 		}
 	}
 	c.SplitTrees, err = boolOption(raw, "bup", "split", "trees")
+	note(err)
+	c.Living, err = boolOption(raw, "kedge", "", "living")
 	note(err)
 	note(c.parseChunker(raw))
 	return c, firstErr(errs...)

@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -80,6 +81,9 @@ func OpenDepot(ctx context.Context, dir string, depot Depot, o DirOptions) (*Pac
 	c, err := ParseConfig(state.Config)
 	if err != nil {
 		return nil, err
+	}
+	if !c.Living {
+		return nil, fmt.Errorf("%w: it is a mirror, which only its source changes", ErrReadOnly)
 	}
 	d := &desk{Dir: at, depot: depot, files: files, state: state}
 	if err := d.tidy(ctx); err != nil {
@@ -270,5 +274,5 @@ func NewConfig(o InitOptions) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return configText(o, chunker), nil
+	return editConfig(configText(o, chunker), []option{{"kedge", "", "living", "true"}}), nil
 }

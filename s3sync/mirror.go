@@ -86,6 +86,9 @@ func (b *Bucket) Mirror(ctx context.Context, o MirrorOptions) (MirrorResult, err
 		return MirrorResult{}, err
 	}
 	defer func() { _ = p.Close() }()
+	if p.Config().Living {
+		return MirrorResult{}, &repo.ConfigError{Reason: fmt.Sprintf("%s is a copy of a repository that lives in a bucket, and is changed there", o.Dir)}
+	}
 	session, err := p.Begin(ctx)
 	if err != nil {
 		return MirrorResult{}, err

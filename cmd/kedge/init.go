@@ -22,6 +22,7 @@ about 10 KiB; --expect picks larger ones for a repository that will hold more th
 chunks.`
 
 const initExample = `  kedge init                                    # ~/.kedge
+  kedge init -r s3://bucket/backup/build        # lives in an object store
   kedge -d /srv/backup/build init --expect 5T`
 
 func (a *app) initCommand() *cobra.Command {
@@ -87,7 +88,7 @@ func (a *app) create(ctx context.Context, o newRepo) (place, repo.Config, error)
 	var c repo.Config
 	switch p.scheme {
 	case "s3":
-		return p, c, usagef("%s is a mirror, which kedge mirror makes", quote(p.path))
+		c, err = a.createLiving(ctx, p, o)
 	case "ssh":
 		c, err = a.createServed(ctx, p, o)
 	default:

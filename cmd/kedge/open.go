@@ -69,6 +69,8 @@ type repository interface {
 // directory is a repository in a directory of this machine.
 type directory struct{ *repo.Packs }
 
+func (d directory) packs() *repo.Packs { return d.Packs }
+
 // Check is repo.Check.
 func (d directory) Check(ctx context.Context, o repo.CheckOptions, report func(repo.Finding)) (repo.CheckResult, error) {
 	return repo.Check(ctx, d.Packs, o, report)
@@ -91,7 +93,7 @@ func (a *app) open(ctx context.Context, readOnly bool) (repository, error) {
 	case p.scheme == "ssh":
 		return a.dial(ctx, p, nil)
 	case p.scheme == "s3" && !readOnly:
-		return nil, usagef("%s is a mirror, which can only be read", quote(p.path))
+		return a.openLiving(ctx, p)
 	case p.scheme == "s3":
 		return a.openMirrored(ctx, p)
 	}

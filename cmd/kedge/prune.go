@@ -175,13 +175,14 @@ func (a *app) pruneCommand() *cobra.Command {
 	})
 }
 
-// openOwn opens a repository that is in a directory, to take something away from it.
+// openOwn opens a repository that is in a directory or lives in a bucket, to take something
+// away from it.
 func (a *app) openOwn(ctx context.Context, what string) (*repo.Packs, error) {
 	at, err := a.place()
 	if err != nil {
 		return nil, err
 	}
-	if at.scheme != "" {
+	if at.scheme == "ssh" {
 		return nil, withHint(usagef("%s works in the directory of a repository, not over %s://", what, at.scheme),
 			"run it on the server: nobody can take anything away from outside")
 	}
@@ -189,7 +190,7 @@ func (a *app) openOwn(ctx context.Context, what string) (*repo.Packs, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.(directory).Packs, nil
+	return r.(interface{ packs() *repo.Packs }).packs(), nil
 }
 
 // upkeep takes the right to take things away, while nobody is saving.

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/kedgebackup/kedge/repo"
+	"github.com/kedgebackup/kedge/s3sync"
+)
+
+// living is a repository that lives in a bucket.
+type living struct {
+	*repo.Packs
+	depot *s3sync.Living
+}
+
+func (l living) packs() *repo.Packs { return l.Packs }
+
+// Check is repo.Check.
+func (l living) Check(ctx context.Context, o repo.CheckOptions, report func(repo.Finding)) (repo.CheckResult, error) {
+	return repo.Check(ctx, l.Packs, o, report)
+}
+
+// Close gives back what the repository holds open.
+func (l living) Close() error { return errors.Join(l.Packs.Close(), l.depot.Close()) }
+
+// livingDir is where a repository in a bucket is worked on. All of it may be lost at any time.
+func (a *app) livingDir(at bucketAt) string { return filepath.Join(a.mirrorCache(at), "work") }
+
+// depot reaches a repository that lives in a bucket, or that is to.
+func (a *app) depot(at bucketAt) (*s3sync.Living, error) {
+	if a.common.store.generation != 0 {
+		return nil, usagef("--generation %d: only the newest generation can be changed", a.common.store.generation)
+	}
+	s, err := a.objects(at)
+	if err != nil {
+		return nil, err
+	}
+	b, err := a.bucket(s, at)
+	if err != nil {
+		return nil, err
+	}
+	where, err := a.s3Options(at)
+	if err != nil {
+		return nil, err
+	}
+	home, err := a.home()
+	if err != nil {
+		return nil, err
+	}
+	sign, err := a.mirrorKey(filepath.Join(home, "kedge", "mirror_key"))
+	if err != nil {
+		return nil, err
+	}
+	cache := s3sync.NewCache(cacheBytes)
+	cache.Disk = &s3sync.DiskCache{FS: a.FS, Dir: a.mirrorCache(at)}
+	return b.Live(s3sync.LivingOptions{
+		FS: a.FS, Dir: filepath.Join(a.livingDir(at), "bucket"), Sign: sign, Now: a.now,
+		Store: where.Endpoint + " " + at.bucket, Cache: cache,
+	})
+}
+
+// openLiving opens a repository in a bucket, to be changed.
+func (a *app) openLiving(ctx context.Context, p place) (repository, error) {
+	at, err := parseBucket(p.path)
+	if err != nil {
+		return nil, err
+	}
+	l, err := a.depot(at)
+	if err != nil {
+		return nil, err
+	}
+	packs, err := repo.OpenDepot(ctx, filepath.Join(a.livingDir(at), "desk"), l, repo.DirOptions{FS: a.FS, Wait: a.patience(), Clock: a.now})
+	if err == nil {
+		return living{packs, l}, nil
+	}
+	err = errors.Join(err, l.Close())
+	none := new(repo.NotFoundError)
+	switch {
+	case errors.As(err, &none) && none.What == "repository":
+		return nil, withHint(&repo.NotFoundError{What: "repository", Name: at.String()},
+			fmt.Sprintf("'%s init -r %s' makes one", a.name, escape(at.String())))
+	case errors.Is(err, repo.ErrReadOnly):
+		return nil, usagef("%s is a mirror, which can only be read", quote(p.path))
+	}
+	return nil, fmt.Errorf("%s: %w", escape(at.String()), err)
+}
+
+// createLiving makes a repository in a bucket. Each chunk is a question to the index there, and
+// those are of many: so they are larger than elsewhere if nothing else is said.
+func (a *app) createLiving(ctx context.Context, p place, o newRepo) (repo.Config, error) {
+	at, err := parseBucket(p.path)
+	if err != nil {
+		return repo.Config{}, err
+	}
+	const bits = 30e12 // of what is expected: rabin:16
+	if o.chunker == "" {
+		o.expect = max(o.expect, bits)
+	}
+	text, err := repo.NewConfig(repo.InitOptions{Chunker: o.chunker, Expect: int64(o.expect)})
+	if err != nil {
+		return repo.Config{}, err
+	}
+	l, err := a.depot(at)
+	if err != nil {
+		return repo.Config{}, err
+	}
+	err = l.Init(ctx, text)
+	if err == nil {
+		_, s, lerr := l.Latest(ctx)
+		text, err = s.Config, lerr
+	}
+	if err = errors.Join(err, l.Close()); err != nil {
+		if errors.As(err, new(*s3sync.UnsafeStoreError)) {
+			err = &codedError{exitRefused, err}
+		}
+		return repo.Config{}, fmt.Errorf("%s: %w", escape(at.String()), err)
+	}
+	return repo.ParseConfig(text)
+}
