@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 )
@@ -32,15 +33,15 @@ type Splitter struct {
 // one splitter has one name.
 func Parse(name string) (*Splitter, error) {
 	kind, digits, _ := strings.Cut(name, ":")
-	bits, err := strconv.Atoi(digits)
-	if err == nil && strconv.Itoa(bits) == digits {
+	n, err := strconv.Atoi(digits)
+	if err == nil && strconv.Itoa(n) == digits {
 		switch {
-		case kind == "rabin" && bits >= 10 && bits <= 20:
-			return &Splitter{name: name, min: 1 << (bits - 2), max: 1 << (bits + 3), rabin: newRabin(bits)}, nil
-		case kind == "gear" && bits >= 10 && bits <= 20:
-			return &Splitter{name: name, min: 1 << (bits - 2), max: 1 << (bits + 3), gear: newGear(bits)}, nil
-		case kind == "rollsum" && bits >= 13 && bits <= 21:
-			return &Splitter{name: name, min: 1, max: 4 << bits, rollsum: newRollsum(bits)}, nil
+		case kind == "rabin" && n >= 10 && n <= 20:
+			return &Splitter{name: name, min: 1 << (n - 2), max: 1 << (n + 3), rabin: newRabin(n)}, nil
+		case kind == "gear" && n >= 10 && n <= 20:
+			return &Splitter{name: name, min: 1 << (n - 2), max: 1 << (n + 3), gear: newGear(n)}, nil
+		case kind == "rollsum" && n >= 13 && n <= 21:
+			return &Splitter{name: name, min: 1, max: 4 << n, rollsum: newRollsum(n)}, nil
 		}
 	}
 	return nil, fmt.Errorf("unknown chunker %q; known: rabin:10..20, gear:10..20, rollsum:13..21", name)
@@ -48,6 +49,33 @@ func Parse(name string) (*Splitter, error) {
 
 // String returns the name that Parse takes.
 func (s *Splitter) String() string { return s.name }
+
+// usualFan is the number of bits that one more level of a chunk takes: a tree has about
+// 2^usualFan entries.
+const usualFan = 4
+
+// WithFanout returns a splitter that makes the same chunks, and levels such that a tree
+// has about n entries: a level takes as many bits as n has behind its first one, where it
+// takes 4 otherwise. It has the same name, as chunks are what files share.
+func (s *Splitter) WithFanout(n int) (*Splitter, error) {
+	fan := bits.Len(uint(max(n, 0))) - 1
+	if fan < 1 {
+		return nil, fmt.Errorf("a fan-out of %d: a tree has two entries at least", n)
+	}
+	c := *s
+	switch {
+	case s.rabin != nil:
+		r := *s.rabin
+		r.fan, c.rabin = fan, &r
+	case s.gear != nil:
+		g := *s.gear
+		g.fan, c.gear = fan, &g
+	default:
+		r := *s.rollsum
+		r.fan, c.rollsum = fan, &r
+	}
+	return &c, nil
+}
 
 // Min returns the smallest size of a chunk that is not the last of its input.
 func (s *Splitter) Min() int { return s.min }

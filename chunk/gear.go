@@ -14,6 +14,7 @@ type gear struct {
 	easy   uint64 // a hash below this is a candidate, and a hit from normal size on
 	hard   uint64 // a hash below this is a hit from min size on
 	skip   int    // bits above those that make the level
+	fan    int    // bits to a level
 }
 
 func newGear(bits int) *gear {
@@ -22,6 +23,7 @@ func newGear(bits int) *gear {
 		easy:   1 << (64 - (bits - 2)),
 		hard:   1 << (64 - (bits + 2)),
 		skip:   bits + 2,
+		fan:    usualFan,
 	}
 	for b := 1; b < 256; b++ {
 		sum := sha256.Sum256(fmt.Appendf(nil, "kedge gear table %02x", b))
@@ -92,5 +94,5 @@ func (g *gear) level(w *[window]byte) uint8 {
 	if h == 0 {
 		return 0
 	}
-	return uint8(min(4, bits.LeadingZeros64(h<<g.skip)/4))
+	return uint8(min(4, bits.LeadingZeros64(h<<g.skip)/g.fan))
 }

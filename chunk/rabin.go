@@ -21,10 +21,11 @@ type rabin struct {
 	out  [256]uint64 // b·x^512 mod P: a byte that leaves the window as its digest is shifted
 	mask uint64
 	bits int
+	fan  int // bits to a level
 }
 
 func newRabin(bits int) *rabin {
-	r := &rabin{mask: (1<<bits - 1) << rabinShift, bits: bits}
+	r := &rabin{mask: (1<<bits - 1) << rabinShift, bits: bits, fan: usualFan}
 	for b := range 256 {
 		p := chunker.Pol(b)
 		r.mod[b] = uint64((p << 53).Mod(polynomial)) << rabinShift
@@ -90,5 +91,5 @@ func (r *rabin) level(w *[window]byte) uint8 {
 	if d == 0 {
 		return 0
 	}
-	return uint8(min(4, (bits.TrailingZeros64(d)-rabinShift-r.bits)/4))
+	return uint8(min(4, (bits.TrailingZeros64(d)-rabinShift-r.bits)/r.fan))
 }

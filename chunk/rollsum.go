@@ -14,11 +14,12 @@ type rollsum struct {
 	bits int
 	low  uint32 // of the bits that must be 1, those in the lower half, s2
 	high uint32 // and those in the upper half, s1
+	fan  int    // bits to a level
 }
 
 func newRollsum(bits int) *rollsum {
 	ones := uint32(1)<<bits - 1
-	return &rollsum{bits: bits, low: ones & 0xffff, high: ones >> 16}
+	return &rollsum{bits: bits, low: ones & 0xffff, high: ones >> 16, fan: usualFan}
 }
 
 // splitRollsum is Split for rollsum. There is no minimum size, and the window
@@ -135,5 +136,5 @@ func (r *rollsum) scan(c *candidates, b []byte) {
 // level returns the level of a chunk that a hit ended. That the bit above those
 // of the hit has no part in it is an accident of history and part of the format.
 func (r *rollsum) level(digest uint32) uint8 {
-	return uint8(bits.TrailingZeros32(^(digest >> (r.bits + 1))) / 4)
+	return uint8(bits.TrailingZeros32(^(digest >> (r.bits + 1))) / r.fan)
 }

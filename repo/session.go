@@ -60,6 +60,17 @@ func (p *Packs) Begin(ctx context.Context) (Session, error) {
 	return s, nil
 }
 
+// LimitPacks says when the packs of sessions that begin from now on are finished: at a
+// size, or at a number of objects. 0 leaves what the config says.
+func (p *Packs) LimitPacks(size int64, objects int) {
+	if size > 0 {
+		p.config.PackSizeLimit = size
+	}
+	if objects > 0 {
+		p.config.PackObjects = objects
+	}
+}
+
 // promise returns the packs of a table, and the names of those that are not
 // among the packs promised before.
 func promise(t *table, before map[string]bool) (all map[string]bool, add []string) {

@@ -191,6 +191,7 @@ func (a *app) root() *cobra.Command {
 		a.versionCommand(), a.completionCommand(), a.manCommand(), a.exitCodesTopic(),
 	)
 	root.AddCommand(a.historyCommands()...)
+	root.AddCommand(a.streamCommands()...)
 	root.SetHelpCommand(a.helpCommand())
 	root.InitDefaultHelpCmd()
 	root.SetUsageTemplate(usageTemplate)

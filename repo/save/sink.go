@@ -35,6 +35,8 @@ type sink struct {
 	frown frowned
 	fresh recent
 
+	blobs func(pack.ID) error // of Split: told of every chunk, of which no trees are made
+
 	zero pack.ID // the largest chunk of zeros
 	step int64   // its size
 
@@ -84,7 +86,7 @@ func (s *sink) batch(b *batch) error {
 		if it.kind == dataItem {
 			for range it.n {
 				p := b.pieces[next]
-				if err := s.file.Add(b.ids[next], int64(p.end-p.off), p.level); err != nil {
+				if err := s.chunk(b.ids[next], int64(p.end-p.off), p.level); err != nil {
 					return err
 				}
 				s.size += int64(p.end - p.off)
@@ -98,6 +100,14 @@ func (s *sink) batch(b *batch) error {
 		}
 	}
 	return nil
+}
+
+// chunk takes a chunk of the current file.
+func (s *sink) chunk(id pack.ID, size int64, level uint8) error {
+	if s.blobs != nil {
+		return s.blobs(id)
+	}
+	return s.file.Add(id, size, level)
 }
 
 func (s *sink) item(it *item) error {
