@@ -273,6 +273,12 @@ func testKeys() *credentials.Credentials { return credentials.NewStaticV4("kedge
 // startGateway starts a real S3 server on a fresh directory and makes a bucket.
 func startGateway(t testing.TB) s3sync.S3Options {
 	t.Helper()
+	return startGatewayWith(t, t.TempDir())
+}
+
+// startGatewayWith starts it on a directory, with more options for how it stores.
+func startGatewayWith(t testing.TB, dir string, options ...string) s3sync.S3Options {
+	t.Helper()
 	exe, err := exec.LookPath("versitygw")
 	if err != nil {
 		if exe, err = filepath.Abs("../bin/tools/versitygw"); err != nil {
@@ -282,15 +288,16 @@ func startGateway(t testing.TB) s3sync.S3Options {
 			t.Skip("needs versitygw (make servers)")
 		}
 	}
-	dir := t.TempDir()
 	for _, sub := range []string{"data/backup", "versions", "iam"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	port := freePort(t)
-	cmd := exec.Command(exe, "--port", fmt.Sprintf("127.0.0.1:%d", port), "--health", "/healthz",
-		"--iam-dir", dir+"/iam", "--quiet", "posix", dir+"/data")
+	args := append([]string{
+		"--port", fmt.Sprintf("127.0.0.1:%d", port), "--health", "/healthz", "--iam-dir", dir + "/iam", "--quiet", "posix",
+	}, append(options, dir+"/data")...)
+	cmd := exec.Command(exe, args...)
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY=kedge", "ROOT_SECRET_KEY=kedgesecret")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -100,7 +100,7 @@ func (p *Patient) once(ctx context.Context, size int64, fn func(ctx context.Cont
 // Before it is sent again it is looked whether it is there: a store that refuses a large body
 // often cuts the line in the middle of it, and its answer is lost.
 func (p *Patient) Put(ctx context.Context, key string, b Body) (version string, err error) {
-	failed := false
+	failed, hidden := false, false
 	err = p.again(ctx, "put", key, b.Size, func(ctx context.Context) error {
 		if failed {
 			same, o, err := holds(ctx, p.Objects, key, "", b)
@@ -119,7 +119,11 @@ func (p *Patient) Put(ctx context.Context, key string, b Body) (version string, 
 		}
 		same, o, err := holds(ctx, p.Objects, key, version, b)
 		switch {
+		case errors.Is(err, fs.ErrNotExist) && put != nil && hidden:
+			// Some stores count what is behind a delete marker.
+			return fmt.Errorf("%s: %w", key, ErrExists)
 		case errors.Is(err, fs.ErrNotExist):
+			hidden = put != nil
 			return Temporary(fmt.Errorf("%s: was stored and is not there", key))
 		case err != nil:
 			return err

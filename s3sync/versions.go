@@ -113,7 +113,7 @@ func (s *S3) Versions(ctx context.Context, prefix, after string, fn func(Object)
 		if info.Err != nil {
 			return s.failure(info.Err, prefix)
 		}
-		if info.IsDeleteMarker {
+		if info.IsDeleteMarker || info.Key <= after { // some begin with the key itself
 			continue
 		}
 		if info.IsLatest && info.VersionID == noVersion {
