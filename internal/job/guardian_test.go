@@ -108,7 +108,10 @@ func TestReboot(t *testing.T) {
 		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		eventually(t, "all are dead", func() bool { return len(guardians(s.w.State)) == 0 })
+		eventually(t, "the lock is given up", func() bool {
+			lock, err := s.w.FS.Lock(lockFile(s.w.State, "j"), fsx.Exclusive, 0)
+			return err == nil && lock.Unlock() == nil
+		})
 		if !s.noted() {
 			t.Fatal("nothing is noted")
 		}
