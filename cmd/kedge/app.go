@@ -186,7 +186,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.initCommand(), a.backupCommand(), a.indexCommand(), a.saveCommand(),
 		a.lsCommand(), a.catFileCommand(), a.restoreCommand(), a.restoreStreamCommand(), a.fsckCommand(), a.mirrorCommand(),
-		a.pruneCommand(), a.pinCommand(), a.gcCommand(), a.upkeepCommand(), a.runCommand(), a.guardCommand(), a.configCommand(), a.recoverCommand(), a.kitCommand(),
+		a.pruneCommand(), a.pinCommand(), a.gcCommand(), a.statusCommand(), a.scheduleCommand(), a.upkeepCommand(), a.runCommand(), a.guardCommand(), a.configCommand(), a.recoverCommand(), a.kitCommand(),
 		a.serverCommand(), a.serveCommand(), a.clientCommand(),
 		a.versionCommand(), a.completionCommand(), a.manCommand(), a.exitCodesTopic(),
 	)

@@ -78,6 +78,7 @@ type Fsck struct {
 type Alarms struct {
 	Schedule   string `toml:"schedule"`    // when it is told by itself; default "08:00"
 	SizeChange int    `toml:"size-change"` // percent by which a save may grow or shrink; default 50
+	Ping       string `toml:"ping"`        // told by kedge status --notify; that of [server.notify] is told by upkeep
 }
 
 // deadMan is how long a NAME may be without a save: a day, and what a night is longer than

@@ -345,3 +345,19 @@ func Span(d time.Duration) string {
 	}
 	return fmt.Sprintf("%dd", days)
 }
+
+// Notice is what those are told whom the config names: a text for people, with what is to be
+// looked at in front, and the metrics.
+func (s *Status) Notice(text string) (Notice, error) {
+	metrics, err := s.Metrics()
+	wrong := len(s.Problems) > 0
+	n := Notice{Name: "status", Failed: wrong, Wrong: wrong, Subject: "all is well", Text: text, JSON: s, Metrics: metrics}
+	switch len(s.Problems) {
+	case 0:
+	case 1:
+		n.Subject = s.Problems[0].String()
+	default:
+		n.Subject = fmt.Sprintf("%d problems; %s", len(s.Problems), s.Problems[0])
+	}
+	return n, err
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path"
 	"slices"
 	"strconv"
@@ -101,7 +102,7 @@ func (n *nameWatch) times(c *repo.Commit) {
 	n.s.Last = n.s.Last.In(n.w.Now.Location())
 	age := n.w.Now.Sub(n.s.Last)
 	every := n.w.Server.Expected(n.r.Repo, n.s.Name)
-	n.s.Age, n.s.Every = age.Seconds(), every.Seconds()
+	n.s.Age, n.s.Every = seconds(age), every.Seconds()
 	if every > 0 && age > every {
 		n.problem(Late, "the last save is %s old; one is expected every %s", Span(age), Span(every))
 	}
@@ -136,7 +137,7 @@ func (n *nameWatch) figures(saves []repo.Commit) {
 	}
 	size, known := before("Kedge-Bytes")
 	if known && size > 0 {
-		n.s.Trend = 100 * (float64(n.s.Size)/float64(size) - 1)
+		n.s.Trend = math.Round(1000*(float64(n.s.Size)/float64(size)-1)) / 10
 	}
 	files, _ := before("Kedge-Files")
 	switch {

@@ -47,7 +47,7 @@ type Keeper struct {
 
 // TaskReport is how a task of a repository ended.
 type TaskReport struct {
-	Repo    string  `json:"repo"` // ".kedge": what the server has of its own
+	Repo    string  `json:"repository"` // ".kedge": what the server has of its own
 	Task    string  `json:"task"`
 	Exit    int     `json:"exit"`
 	Skipped bool    `json:"skipped,omitempty"` // it could not be done now, and is due still
@@ -118,9 +118,12 @@ func (k *Keeper) Run(ctx context.Context, plea Plea) UpkeepReport {
 	if err := ctx.Err(); err != nil {
 		r.Error, r.Exit = "interrupted", k.ExitCode(ctx, err)
 	}
-	r.Seconds = k.Clock().Sub(r.Start).Seconds()
+	r.Seconds = seconds(k.Clock().Sub(r.Start))
 	return r
 }
+
+// seconds is a time for a report: to the millisecond.
+func seconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
 
 // pick returns the repositories that are meant.
 func pick(all, wanted []string) ([]string, error) {
@@ -160,7 +163,7 @@ func (k *Keeper) task(ctx context.Context, r *UpkeepReport, name, task string, p
 	if err == nil {
 		t.Text, err = k.do(ctx, name, task)
 	}
-	t.Seconds = k.Clock().Sub(start).Seconds()
+	t.Seconds = seconds(k.Clock().Sub(start))
 	if err != nil {
 		t.Error, t.Exit = err.Error(), k.ExitCode(ctx, err)
 		var skipped *skippedError
@@ -223,7 +226,7 @@ func (k *Keeper) fsck(ctx context.Context, p *repo.Packs, name string, shares ma
 	if err := remember(p, packs, shares); err != nil {
 		return "", err
 	}
-	share, bytes := k.share(packs, shares, now)
+	share, bytes := k.share(packs, shares)
 	o := repo.CheckOptions{Packs: make(map[pack.ID]bool), Zone: k.Zone}
 	for _, id := range share {
 		o.Packs[id] = true
@@ -246,7 +249,7 @@ func (k *Keeper) fsck(ctx context.Context, p *repo.Packs, name string, shares ma
 	if err := writeShares(k.FS, k.Server.Root, name, shares); err != nil {
 		return "", err
 	}
-	text := fmt.Sprintf("read %d of %d packs, %d bytes", len(share), len(packs), bytes)
+	text := fmt.Sprintf("read %d of %d packs, %s", len(share), len(packs), bytesText(bytes))
 	if res.Damage > 0 {
 		return text, &damagedError{res.Damage}
 	}
@@ -273,7 +276,7 @@ func remember(p *repo.Packs, packs []repo.PackInfo, shares map[pack.ID]packRead)
 
 // share chooses packs to read: as many as keep all within the time that the config gives,
 // within the limit of a run.
-func (k *Keeper) share(packs []repo.PackInfo, shares map[pack.ID]packRead, now time.Time) (share []pack.ID, bytes int64) {
+func (k *Keeper) share(packs []repo.PackInfo, shares map[pack.ID]packRead) (share []pack.ID, bytes int64) {
 	all := int64(0)
 	for _, i := range packs {
 		all += i.Size
@@ -292,7 +295,7 @@ func (k *Keeper) share(packs []repo.PackInfo, shares map[pack.ID]packRead, now t
 		return cmp.Or(cmp.Compare(x.at, y.at), a.Name.Compare(b.Name))
 	})
 	for _, i := range packs {
-		if r := shares[i.Name]; !r.bad && (bytes >= budget || r.at >= now.Unix()) {
+		if !shares[i.Name].bad && bytes >= budget {
 			break
 		}
 		share = append(share, i.Name)
@@ -370,7 +373,7 @@ func (k *Keeper) gc(ctx context.Context, p *repo.Packs) (string, error) {
 	if busy := new(gc.BusyError); errors.As(err, &busy) {
 		return "", &skippedError{busy.Error()}
 	}
-	text := fmt.Sprintf("%d bytes live, %d packs taken away, %d deleted, %d bytes freed", r.Live, r.Retired, r.Deleted, r.Freed)
+	text := fmt.Sprintf("%s live, %d packs taken away, %d deleted, %s freed", bytesText(r.Live), r.Retired, r.Deleted, bytesText(r.Freed))
 	return text, skipBusy(err)
 }
 
