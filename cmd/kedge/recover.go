@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -15,7 +13,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kedgebackup/kedge/internal/job"
-	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/repo/restore"
 )
 
@@ -94,16 +91,13 @@ func (a *app) recoverCommand() *cobra.Command {
 		rec := &job.Recovery{
 			World: a.jobWorld(o.state), Repo: r, From: a.common.remote, Names: args, Map: maps, Keep: []string{a.cacheDir()},
 			Options:  restore.Options{Numeric: o.numeric, Workers: a.workers(), Progress: a.restoreProgress, Warn: a.ui.warn},
-			Excluded: a.kitExcludes, NoHooks: o.noHooks, NoStreams: o.noStreams, DryRun: o.dryRun,
+			Excluded: a.kitExcludes, NoHooks: o.noHooks, NoStreams: o.noStreams, Devices: o.device, DryRun: o.dryRun,
 		}
 		rec.World.Log = func(format string, args ...any) { a.ui.note("%s", escapeText(fmt.Sprintf(format, args...))) }
 		if o.config != "" {
 			if rec.Kit, err = a.configKits(o.config); err != nil {
 				return err
 			}
-		}
-		rec.Load = func(ctx context.Context, k *job.Kit, s *job.Stream, in *repo.File, again bool) error {
-			return a.loadAgain(ctx, o, s, in, again)
 		}
 		rep, err := rec.Run(ctx)
 		a.ui.done()
@@ -166,29 +160,6 @@ func (a *app) configKits(file string) (func(name string) (job.Kit, bool), error)
 		}
 		return job.Kit{}, false
 	}, nil
-}
-
-// loadAgain reads a dump into what it was made from. What is there is moved aside the first
-// time; later it is a recovery's own, and is replaced.
-func (a *app) loadAgain(ctx context.Context, o recovering, s *job.Stream, in *repo.File, again bool) error {
-	info, err := os.Stat(s.File)
-	device := s.Preset == "device" && err == nil && info.Mode()&os.ModeDevice != 0
-	l := &job.Loading{
-		Stream: s, FS: a.FS, State: o.state, Env: os.Environ(), Stderr: a.jobWorld(o.state).Stderr, At: a.now(),
-		Force: !device || o.device, Discard: again,
-	}
-	if _, err := l.Look(ctx); err != nil {
-		return err
-	}
-	if l.Replaces() {
-		if _, err := in.WriteTo(io.Discard); err != nil {
-			return fmt.Errorf("nothing was done: %w", err)
-		}
-	}
-	return l.Run(ctx, func(w io.Writer) error {
-		_, err := in.WriteTo(w)
-		return err
-	})
 }
 
 // recoverFailed says what may help if nothing could be recovered.

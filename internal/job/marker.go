@@ -42,8 +42,8 @@ const (
 	phaseDone  phase = "done"
 )
 
-// streamMark says what of a stream was loaded. Loading: it was begun, and not ended. Ours: one
-// was loaded whole before, so that what is there is nobody else's.
+// streamMark says what of a stream was loaded. Loading: it was begun, and not ended. Ours: what
+// is there is nobody else's, because one was loaded whole before, or nothing was there.
 type streamMark struct {
 	ID      string `json:"id"`
 	Loading bool   `json:"loading,omitempty"`

@@ -56,12 +56,10 @@ type Recovery struct {
 	// not be restored, with the path where it belongs.
 	Options restore.Options
 	// Excluded makes what tells whether a path was excluded from a save.
-	Excluded func(x *KitExclude) (func(path string, dir bool) bool, error)
-	// Load reads a stream into where it belongs. With again an earlier recovery has loaded
-	// what is there.
-	Load      func(ctx context.Context, k *Kit, s *Stream, in *repo.File, again bool) error
+	Excluded  func(x *KitExclude) (func(path string, dir bool) bool, error)
 	NoHooks   bool
 	NoStreams bool
+	Devices   bool // block devices may be overwritten
 	DryRun    bool
 	Mounts    func() ([]string, error) // mount points; nil: those of this process
 

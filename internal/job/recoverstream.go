@@ -3,6 +3,8 @@ package job
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -53,16 +55,43 @@ func (r *Recovery) stream(ctx context.Context, u *unit, ks *KitStream, rep *Reco
 		return fmt.Errorf("a secret was left out of its command when it was saved")
 	}
 	r.World.Log("%s: stream %s", u.kit.Name, ks.Name)
-	ours := known && mark.Ours
-	r.marker.Streams[key] = &streamMark{ID: rep.ID, Loading: true, Ours: ours}
+	s := ks.Stream()
+	l := r.loading(&s, known && mark.Ours)
+	if _, err := l.Look(ctx); err != nil {
+		return err
+	}
+	in := repo.OpenFile(ctx, r.Repo, n.ID, n.Chunked)
+	if l.Replaces() { // a damaged dump must not cost anybody what there is
+		if _, err := in.WriteTo(io.Discard); err != nil {
+			return fmt.Errorf("nothing was done: %w", err)
+		}
+	}
+	r.marker.Streams[key] = &streamMark{ID: rep.ID, Loading: true, Ours: l.Discard || !l.Replaces()}
 	if err := r.marker.write(); err != nil {
 		return err
 	}
-	s := ks.Stream()
-	if err := r.Load(ctx, &u.kit, &s, repo.OpenFile(ctx, r.Repo, n.ID, n.Chunked), ours); err != nil {
+	if err := l.Run(ctx, func(w io.Writer) error { _, err := in.WriteTo(w); return err }); err != nil {
 		return err
 	}
 	r.marker.Streams[key] = &streamMark{ID: rep.ID, Ours: true}
 	rep.Done = "loaded"
 	return r.marker.write()
+}
+
+// loading returns what loads a stream. What is there is moved aside, unless an earlier
+// recovery has loaded it. What cannot be moved, a device or whatever a command of the
+// config writes to, has to be empty; if the config does not say how to find out, the command
+// is taken to know what it does.
+func (r *Recovery) loading(s *Stream, ours bool) *Loading {
+	force := true
+	if info, err := os.Stat(s.File); s.Preset == "device" && s.Restore == "" && err == nil && info.Mode()&os.ModeDevice != 0 {
+		force = r.Devices
+	}
+	if s.Restore != "" {
+		force = s.Empty == ""
+	}
+	return &Loading{
+		Stream: s, FS: r.World.FS, State: r.World.State, Env: r.World.Env, Stderr: r.World.Stderr, At: r.World.Now(),
+		Force: force || ours, Discard: ours,
+	}
 }
