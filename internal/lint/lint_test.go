@@ -59,6 +59,7 @@ var levels = map[string]int{
 	"repo/storetest":     3,
 	"repo/repotest":      3,
 	"internal/compare":   1,
+	"internal/sbom":      1,
 }
 
 // sideways are the imports within a level that are meant: from, to.
