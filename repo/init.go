@@ -216,15 +216,7 @@ func editConfig(text []byte, want []option) []byte {
 		if lastOption(raw, o.section, o.sub, o.key) != "" {
 			continue
 		}
-		line := "\t" + o.key + " = " + o.value + "\n"
-		if at, ok := sectionEnd(text, o.section, o.sub); ok {
-			text = append(text[:at:at], append([]byte(line), text[at:]...)...)
-			continue
-		}
-		if len(text) > 0 && text[len(text)-1] != '\n' {
-			text = append(text[:len(text):len(text)], '\n')
-		}
-		text = append(text[:len(text):len(text)], sectionHeader(o.section, o.sub)+"\n"+line...)
+		text = appendOption(text, o)
 	}
 	return text
 }

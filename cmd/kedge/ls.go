@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kedgebackup/kedge/pack"
 	"github.com/kedgebackup/kedge/repo"
@@ -56,18 +57,7 @@ func (a *app) lsCommand() *cobra.Command {
 		ValidArgsFunction: a.completeSaved,
 	}
 	var o listing
-	f := cmd.Flags()
-	f.BoolVarP(&o.long, "long", "l", false, "show mode, owner, size and time")
-	f.BoolVarP(&o.all, "all", "a", false, "show names that begin with a dot, and . and ..")
-	f.BoolVarP(&o.almostAll, "almost-all", "A", false, "show names that begin with a dot")
-	f.BoolVarP(&o.recurse, "recursive", "R", false, "list the directories below as well")
-	f.BoolVarP(&o.directory, "directory", "d", false, "list PATH itself, not what is in it")
-	f.BoolVarP(&o.classify, "classify", "F", false, "mark directories /, links @, FIFOs |, sockets =, programs *")
-	f.BoolVar(&o.fileType, "file-type", false, "the same, but for programs")
-	f.BoolVarP(&o.hash, "hash", "s", false, "show the id of each; of a save, that of its tree")
-	f.BoolVar(&o.commit, "commit-hash", false, "the same, but of a save the id of its commit")
-	f.BoolVar(&o.human, "human-readable", false, "show sizes like 4.7M")
-	f.BoolVarP(&o.numeric, "numeric-ids", "n", false, "show owners as numbers")
+	o.flags(cmd.Flags())
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		if len(args) == 0 {
 			if p, err := a.place(); err == nil && p.scheme == "s3" && strings.HasSuffix(p.path, "/") {
@@ -91,6 +81,20 @@ func (a *app) lsCommand() *cobra.Command {
 		l := lister{a: a, ctx: ctx, o: o, r: r, v: &repo.VFS{Repo: r}, told: make(map[string]bool)}
 		return l.paths(args)
 	})
+}
+
+func (o *listing) flags(f *pflag.FlagSet) {
+	f.BoolVarP(&o.long, "long", "l", false, "show mode, owner, size and time")
+	f.BoolVarP(&o.all, "all", "a", false, "show names that begin with a dot, and . and ..")
+	f.BoolVarP(&o.almostAll, "almost-all", "A", false, "show names that begin with a dot")
+	f.BoolVarP(&o.recurse, "recursive", "R", false, "list the directories below as well")
+	f.BoolVarP(&o.directory, "directory", "d", false, "list PATH itself, not what is in it")
+	f.BoolVarP(&o.classify, "classify", "F", false, "mark directories /, links @, FIFOs |, sockets =, programs *")
+	f.BoolVar(&o.fileType, "file-type", false, "the same, but for programs")
+	f.BoolVarP(&o.hash, "hash", "s", false, "show the id of each; of a save, that of its tree")
+	f.BoolVar(&o.commit, "commit-hash", false, "the same, but of a save the id of its commit")
+	f.BoolVar(&o.human, "human-readable", false, "show sizes like 4.7M")
+	f.BoolVarP(&o.numeric, "numeric-ids", "n", false, "show owners as numbers")
 }
 
 // listRepos lists the repositories behind a server.

@@ -103,7 +103,8 @@ func (a *app) rmPlans(ctx context.Context, p *repo.Packs, args []string) (plans 
 		n := &chain[len(chain)-1]
 		whole := n.Kind == repo.NodeName
 		if !whole && (n.Kind != repo.NodeSave || chain[1].Kind != repo.NodeName) {
-			return nil, withHint(usagef("%s is neither a name nor a save", quote(arg)), "NAME/SAVE is a save, as 'ls NAME' lists them; latest is none")
+			return nil, withHint(&codedError{exitNotFound, fmt.Errorf("%s is neither a name nor a save", quote(arg))},
+				"NAME/SAVE is a save, as 'ls NAME' lists them; latest is none")
 		}
 		name := chain[1].Name
 		plan := byName[name]
