@@ -70,7 +70,9 @@ func (a *app) snapshots(root, only string) (list []snapshot, err error) {
 		return slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !e.IsDir() }), err
 	}
 	snaps, err := dirs(root)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &codedError{exitNotFound, err}
+	} else if err != nil {
 		return nil, err
 	}
 	for _, s := range snaps {
