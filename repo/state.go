@@ -53,6 +53,19 @@ func (d *Dir) State(ctx context.Context) (s State, err error) {
 	return s, err
 }
 
+// State returns the state of the repository: of its directory, while no ref can move, or of
+// the depot, as it is known here.
+func (p *Packs) State(ctx context.Context) (State, error) {
+	switch {
+	case p.depot != nil:
+		_, s := p.depot.at()
+		return *s, ctx.Err()
+	case p.dir == nil:
+		return State{}, ErrReadOnly
+	}
+	return p.dir.State(ctx)
+}
+
 func (d *Dir) readState(ctx context.Context) (s State, err error) {
 	read := func(name string, limit int64) []byte {
 		text, rerr := d.fs.ReadFile(d.name(name), limit)

@@ -31,6 +31,15 @@ func (a *app) livingDir(at bucketAt) string { return filepath.Join(a.mirrorCache
 
 // depot reaches a repository that lives in a bucket, or that is to.
 func (a *app) depot(at bucketAt) (*s3sync.Living, error) {
+	home, err := a.home()
+	if err != nil {
+		return nil, err
+	}
+	return a.depotIn(at, a.livingDir(at), filepath.Join(home, "kedge", "mirror_key"))
+}
+
+// depotIn is depot with a directory to work in, and the file of the key that signs.
+func (a *app) depotIn(at bucketAt, dir, key string) (*s3sync.Living, error) {
 	if a.common.store.generation != 0 {
 		return nil, usagef("--generation %d: only the newest generation can be changed", a.common.store.generation)
 	}
@@ -46,18 +55,14 @@ func (a *app) depot(at bucketAt) (*s3sync.Living, error) {
 	if err != nil {
 		return nil, err
 	}
-	home, err := a.home()
-	if err != nil {
-		return nil, err
-	}
-	sign, err := a.mirrorKey(filepath.Join(home, "kedge", "mirror_key"))
+	sign, err := a.mirrorKey(key)
 	if err != nil {
 		return nil, err
 	}
 	cache := s3sync.NewCache(cacheBytes)
 	cache.Disk = &s3sync.DiskCache{FS: a.FS, Dir: a.mirrorCache(at)}
 	return b.Live(s3sync.LivingOptions{
-		FS: a.FS, Dir: filepath.Join(a.livingDir(at), "bucket"), Sign: sign, Now: a.now,
+		FS: a.FS, Dir: filepath.Join(dir, "bucket"), Sign: sign, Now: a.now,
 		Store: where.Endpoint + " " + at.bucket, Cache: cache,
 	})
 }
@@ -88,6 +93,9 @@ func (a *app) openLiving(ctx context.Context, p place) (repository, error) {
 	return nil, fmt.Errorf("%s: %w", escape(at.String()), err)
 }
 
+// livingExpect is what a repository in a bucket is at least expected to grow to: rabin:16.
+const livingExpect = 30e12
+
 // createLiving makes a repository in a bucket. Each chunk is a question to the index there, and
 // those are of many: so they are larger than elsewhere if nothing else is said.
 func (a *app) createLiving(ctx context.Context, p place, o newRepo) (repo.Config, error) {
@@ -95,9 +103,8 @@ func (a *app) createLiving(ctx context.Context, p place, o newRepo) (repo.Config
 	if err != nil {
 		return repo.Config{}, err
 	}
-	const bits = 30e12 // of what is expected: rabin:16
 	if o.chunker == "" {
-		o.expect = max(o.expect, bits)
+		o.expect = max(o.expect, livingExpect)
 	}
 	text, err := repo.NewConfig(repo.InitOptions{Chunker: o.chunker, Expect: int64(o.expect)})
 	if err != nil {

@@ -41,9 +41,9 @@ const serveExample = `  kedge serve                                   # to try i
 const serveMemory = 1 << 30
 
 type serveOptions struct {
-	root, listen, keys, hostKey string
-	sessions, perKey            int
-	grace                       time.Duration
+	root, state, listen, keys, hostKey string
+	sessions, perKey                   int
+	grace                              time.Duration
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -56,7 +56,8 @@ func (a *app) serveCommand() *cobra.Command {
 	}
 	var o serveOptions
 	f := cmd.Flags()
-	f.StringVar(&o.root, "root", "", "repositories are in `DIR` (default: $KEDGE_ROOT, or the home)")
+	f.StringVar(&o.root, "root", "", "repositories are in `DIR`, or live in s3://BUCKET/PREFIX (default: $KEDGE_ROOT, or the home)")
+	f.StringVar(&o.state, "state", "", "with --root s3://…: work in `DIR`, which may be lost at any time")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:2222", "take connections at `ADDRESS`; :2222 is port 2222 of all addresses")
 	f.StringVar(&o.keys, "authorized-keys", "", "the keys that are let in are in `FILE` (default: ROOT/.kedge/authorized_keys)")
 	f.StringVar(&o.hostKey, "host-key", "", "the server's private key is in `FILE`; of one in FILE.next clients are told, for the day it takes its place (default: ROOT/.kedge/host_key)")
@@ -74,17 +75,27 @@ func (a *app) serve(ctx context.Context, o serveOptions) error {
 	if err != nil {
 		return err
 	}
-	if info, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+	store, err := a.gatewayFor(root, o.state)
+	if err != nil {
+		return err
+	}
+	own := root // where what is the server's own stands in .kedge
+	if store != nil {
+		own = o.state
+		if err := a.FS.MkdirAll(filepath.Join(own, ".kedge"), 0o700); err != nil {
+			return err
+		}
+	} else if info, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
 		return withHint(usagef("%s is no directory", quote(root)), "make it, for the user that the server runs as: it holds the repositories")
 	} else if err != nil {
 		return err
 	}
 	keys := o.keys
 	if keys == "" {
-		keys = authorizedKeys(root)
+		keys = authorizedKeys(own)
 	}
 	if o.hostKey == "" {
-		o.hostKey = filepath.Join(root, ".kedge", "host_key")
+		o.hostKey = filepath.Join(own, ".kedge", "host_key")
 	}
 	if a.Env("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(serveMemory)
@@ -92,7 +103,7 @@ func (a *app) serve(ctx context.Context, o serveOptions) error {
 	syscall.Umask(0o077)
 	log := a.serveLog()
 	s, err := sshd.New(sshd.Options{
-		FS: a.FS, Root: root, HostKey: o.hostKey, AuthorizedKeys: keys, Log: log, Grace: o.grace,
+		FS: a.FS, Root: root, Store: store, HostKey: o.hostKey, AuthorizedKeys: keys, Log: log, Grace: o.grace,
 		Limits: sshd.Limits{Total: o.sessions, PerKey: o.perKey},
 	})
 	if err != nil {
@@ -104,7 +115,7 @@ func (a *app) serve(ctx context.Context, o serveOptions) error {
 	} else if err != nil {
 		return err
 	}
-	if err := a.printFirstUse(s, l.Addr(), root, keys, o.keys != ""); err != nil {
+	if err := a.printFirstUse(s, l.Addr(), own, keys, o.keys != ""); err != nil {
 		_ = l.Close()
 		return err
 	}

@@ -55,7 +55,8 @@ func (a *app) serverCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.repos, "repo", nil, "the client is bound to the repository `NAME` under the root; a glob for read and mirror")
 	o.flags(f)
-	f.StringVar(&o.root, "root", "", "repositories are in `DIR` (default: $KEDGE_ROOT, or the home)")
+	f.StringVar(&o.root, "root", "", "repositories are in `DIR`, or live in s3://BUCKET/PREFIX (default: $KEDGE_ROOT, or the home)")
+	state := f.String("state", "", "with --root s3://…: work in `DIR`, which may be lost at any time")
 	return a.command(cmd, func(ctx context.Context, _ []string) error {
 		if a.common.json {
 			return usagef("kedge server speaks to a client, which does not read JSON")
@@ -67,6 +68,9 @@ func (a *app) serverCommand() *cobra.Command {
 		if grant.Root, err = a.serverRoot(grant.Root); err != nil {
 			return err
 		}
+		if grant.Store, err = a.gatewayFor(grant.Root, *state); err != nil {
+			return err
+		}
 		return a.answer(ctx, grant)
 	})
 }
@@ -74,6 +78,9 @@ func (a *app) serverCommand() *cobra.Command {
 // serverRoot returns the directory of the repositories of a server.
 func (a *app) serverRoot(root string) (string, error) {
 	for _, dir := range []string{root, a.Env("KEDGE_ROOT"), a.Env("HOME"), "."} {
+		if strings.HasPrefix(dir, "s3://") {
+			return dir, nil
+		}
 		if dir != "" {
 			return filepath.Abs(dir)
 		}
@@ -101,7 +108,7 @@ func (a *app) answer(ctx context.Context, grant access.Grant) error {
 	defer log.close()
 	// What the other side has put into the environment ends here, and what is made is
 	// its user's alone.
-	os.Clearenv()
+	clearEnv(grant.Store)
 	syscall.Umask(0o077)
 	line := newStdio(a.Stdin, a.Stdout)
 	if request.What == access.UploadPack {

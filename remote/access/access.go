@@ -45,6 +45,7 @@
 package access
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -88,6 +89,7 @@ type Grant struct {
 	NoRead bool     // with Append: nothing that was saved can be read back
 	Names  []string // globs of the refs that may be created or moved; empty: any
 	Quota  int64    // bytes of the repository's packs; 0: no limit
+	Store  Store    // where they are if not in directories; nil: Root counts
 	Who    string   // the principal, for receipts and caches: a fingerprint of the key, or "local"
 }
 
@@ -186,7 +188,7 @@ func (g *Grant) Resolve(path string) (dir, name string, err error) {
 	if strings.IndexByte(path, 0) >= 0 {
 		return "", "", unknown(path)
 	}
-	if g.Role == Owner {
+	if g.Role == Owner && g.Store == nil {
 		dir = g.ownerPath(path)
 		return dir, dir, nil
 	}
@@ -194,8 +196,11 @@ func (g *Grant) Resolve(path string) (dir, name string, err error) {
 	if path != "" {
 		name = g.nameOf(path)
 	}
-	if g.Role == None || !g.has(name) {
+	if g.Role == None || !g.has(name) && !(g.Role == Owner && CheckName(name) == nil) {
 		return "", "", unknown(path)
+	}
+	if g.Store != nil {
+		return name, name, nil
 	}
 	dir = filepath.Join(g.Root, name)
 	info, err := os.Lstat(dir)
@@ -241,7 +246,13 @@ func (g *Grant) ownerPath(path string) string {
 
 // Repositories returns the names of the repositories under the root that the grant
 // has, sorted. A repository that was not created yet is not among them.
-func (g *Grant) Repositories() ([]string, error) {
+func (g *Grant) Repositories(ctx context.Context) ([]string, error) {
+	if g.Store != nil {
+		names, err := g.Store.Names(ctx)
+		return slices.DeleteFunc(names, func(name string) bool {
+			return g.Role == None || CheckName(name) != nil || g.Role != Owner && !g.has(name)
+		}), err
+	}
 	if name := g.pinned(); name != "" && g.Role != Owner {
 		if g.Role == None || !isRepository(filepath.Join(g.Root, name)) {
 			return nil, nil

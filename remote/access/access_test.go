@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -148,12 +149,12 @@ func TestRepositories(t *testing.T) {
 		{Grant{Repos: []string{"build"}}, nil},
 	} {
 		tt.g.Root = root
-		if got, err := tt.g.Repositories(); !reflect.DeepEqual(got, tt.want) || err != nil {
+		if got, err := tt.g.Repositories(context.Background()); !reflect.DeepEqual(got, tt.want) || err != nil {
 			t.Errorf("%v %v: %v, %v", tt.g.Role, tt.g.Repos, got, err)
 		}
 	}
 	g := Grant{Role: Mirror, Repos: []string{"*"}, Root: filepath.Join(root, "nowhere")}
-	if _, err := g.Repositories(); err == nil {
+	if _, err := g.Repositories(context.Background()); err == nil {
 		t.Error("a root that is not there lists")
 	}
 }

@@ -77,6 +77,10 @@ func (g *Grant) set(name, value string) (err error) {
 	case "--quota":
 		g.Quota, err = parseQuota(value)
 	case "--root":
+		if strings.HasPrefix(value, "s3://") && !strings.ContainsAny(value, "\x00\n") {
+			g.Root = value // which takes a Store
+			break
+		}
 		g.Root = filepath.Clean(value)
 		if !filepath.IsAbs(value) || strings.ContainsAny(value, "\x00\n") {
 			err = fmt.Errorf("option --root: %s is no absolute path", strconv.Quote(value))

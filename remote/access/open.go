@@ -23,7 +23,7 @@ func (g *Grant) OpenToRead(ctx context.Context, files *fsx.FS, path string) (*re
 	if dir == "" {
 		return nil, unknown(path)
 	}
-	r, err := repo.OpenDir(ctx, dir, repo.DirOptions{FS: files, ReadOnly: true})
+	r, _, err := g.Open(ctx, files, dir, true, nil)
 	var none *repo.NotFoundError
 	if errors.As(err, &none) {
 		return nil, unknown(path)

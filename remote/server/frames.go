@@ -166,8 +166,8 @@ func answerOpen(ctx context.Context, s *session, _ uint32, body []byte) ([]byte,
 	return info.Append(nil), nil
 }
 
-func answerRepos(_ context.Context, s *session, _ uint32, _ []byte) ([]byte, error) {
-	names, err := s.grant.Repositories()
+func answerRepos(ctx context.Context, s *session, _ uint32, _ []byte) ([]byte, error) {
+	names, err := s.grant.Repositories(ctx)
 	return wire.Names(names).Append(nil), err
 }
 

@@ -29,24 +29,10 @@ func (s *session) open(ctx context.Context, path string, create *repo.InitOption
 		return false, err
 	}
 	mayWrite := s.rights&wire.MayAppend != 0
-	o := repo.DirOptions{FS: s.o.FS, ReadOnly: !mayWrite}
-	p, err := repo.OpenDir(ctx, dir, o)
+	p, created, err := s.grant.Open(ctx, s.o.FS, dir, !mayWrite, create)
 	if errors.As(err, new(*repo.NotFoundError)) {
-		if create == nil {
-			return false, none
-		}
-		if !mayWrite {
-			return false, &repo.RefusedError{Reason: "the key may not make repositories"}
-		}
-		init := *create
-		init.FS = s.o.FS
-		if _, err := repo.InitDir(ctx, dir, init); err != nil {
-			return false, err
-		}
-		created = true
-		p, err = repo.OpenDir(ctx, dir, o)
-	}
-	if err != nil {
+		return false, none
+	} else if err != nil {
 		return false, err
 	}
 	if err := s.leave(); err != nil {

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/kedgebackup/kedge/remote/wire"
-	"github.com/kedgebackup/kedge/repo"
 )
 
 // stateSize is about how many bytes of files one reply to State has.
@@ -24,7 +23,7 @@ func answerState(ctx context.Context, s *session, _ uint32, body []byte) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	state, err := repo.NewDir(s.o.FS, p.Path()).State(ctx)
+	state, err := p.State(ctx)
 	if err != nil {
 		return nil, err
 	}

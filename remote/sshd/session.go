@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -299,6 +300,9 @@ func (p *client) program(ctx context.Context, s *stream, command string) error {
 	grant := p.key.Grant
 	if grant.Root == "" {
 		grant.Root = p.s.o.Root
+	}
+	if grant.Store = p.s.o.Store; grant.Store == nil && strings.HasPrefix(grant.Root, "s3://") {
+		return &repo.RefusedError{Reason: "the server's repositories are directories"}
 	}
 	if request.What == access.UploadPack {
 		return p.upload(ctx, s, &grant, request.Path)

@@ -66,6 +66,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
+	"github.com/kedgebackup/kedge/remote/access"
 	"github.com/kedgebackup/kedge/remote/server"
 	"github.com/kedgebackup/kedge/repo"
 )
@@ -73,9 +74,10 @@ import (
 // Options says how a Server is reached and whom it lets in.
 type Options struct {
 	FS             *fsx.FS
-	Root           string // directory of the repositories
-	HostKey        string // file of a private key; it is made if it is not there. See hostKeys
-	AuthorizedKeys string // file, read anew for every connection; nobody gets in while it is not there
+	Root           string       // directory of the repositories
+	Store          access.Store // where they are if they are not directories; nil: they are
+	HostKey        string       // file of a private key; it is made if it is not there. See hostKeys
+	AuthorizedKeys string       // file, read anew for every connection; nobody gets in while it is not there
 	Limits         Limits
 	Session        server.Limits
 	Grace          time.Duration // for sessions to end when the server stops: 30 s

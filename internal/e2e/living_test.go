@@ -1,0 +1,209 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// atHome returns the environment of a machine with a home of its own.
+func (g *gateway) atHome(t testing.TB) *gateway {
+	t.Helper()
+	home := t.TempDir()
+	return &gateway{data: g.data, env: append([]string{"KEDGE_DIR=" + home, "KEDGE_CACHE_DIR=" + home + "/cache"}, g.env...)}
+}
+
+// A repository lives in a bucket: it is made, saved to, listed, pruned, collected and restored
+// there, by two machines, and by one that lost all it had.
+func TestLiving(t *testing.T) {
+	g := startGateway(t)
+	const url = "s3://backup/p/build"
+	one, two := g.atHome(t), g.atHome(t)
+	src := filepath.Join(t.TempDir(), "src")
+	rnd := rand.New(rand.NewPCG(21, 1))
+	randomTree(t, rnd, src, 200)
+	if r := one.try(t, "save", "-r", url, "-n", "x", src); r.code != 4 || !strings.Contains(r.err, "init -r") {
+		t.Errorf("a save before init: exit %d\n%s", r.code, r.err)
+	}
+	one.run(t, "init", "-r", url)
+	one.run(t, "init", "-r", url) // is harmless
+	save := func(g *gateway, name string) {
+		t.Helper()
+		g.run(t, "index", src)
+		g.run(t, "save", "-r", url, "-n", name, src)
+	}
+	save(one, "x")
+	before := take(t, src)
+	write(t, src+"/late", []byte("late\n"))
+	save(one, "x")
+	save(two, "x") // on top of what the other one saved
+	check(t, os.RemoveAll(strings.TrimPrefix(one.env[0], "KEDGE_DIR=")))
+	write(t, src+"/later", []byte("later\n"))
+	save(one, "x")
+	if n := strings.Count(two.run(t, "ls", "-r", url, "x"), "\n"); n != 5 { // and latest
+		t.Errorf("%d names below x", n)
+	}
+	two.run(t, "fsck", "-r", url)
+	first, _, _ := strings.Cut(two.run(t, "ls", "-r", url, "x"), "\n")
+	for name, want := range map[string]snapshot{first: before, "latest": take(t, src)} {
+		out := target(t)
+		two.run(t, "restore", "-r", url, "-C", out, "x/"+name+src+"/.")
+		same(t, want, take(t, out))
+	}
+	two.run(t, "prune", "-r", url, "--keep-last", "1", "x")
+	two.run(t, "gc", "-r", url)
+	two.run(t, "fsck", "-r", url)
+	save(one, "x") // who knows the packs of before goes on
+	out := target(t)
+	one.run(t, "restore", "-r", url, "-C", out, "x/latest"+src+"/.")
+	same(t, take(t, src), take(t, out))
+
+	// What is a mirror is only read.
+	dir := filepath.Join(t.TempDir(), "repo")
+	kedge(t, dir, "init")
+	saveAgain(t, dir, src)
+	g.run(t, "mirror", "--dir", dir, "s3://backup/p/mirrored")
+	if r := one.try(t, "save", "-r", "s3://backup/p/mirrored", "-n", "x", src); r.code != 2 || !strings.Contains(r.err, "mirror") {
+		t.Errorf("a save into a mirror: exit %d\n%s", r.code, r.err)
+	}
+}
+
+// A save into a bucket is killed at any time: what was acknowledged is there, the next run
+// succeeds and sends little again.
+func TestLivingKilled(t *testing.T) {
+	g := startGateway(t).atHome(t)
+	const url = "s3://backup/p/build"
+	src := filepath.Join(t.TempDir(), "src")
+	noise(t, src, 7, 12<<20)
+	g.run(t, "init", "-r", url)
+	g.run(t, "index", src)
+	kills := 12
+	if full {
+		kills = 100
+	}
+	acknowledged := 0
+	rnd := rand.New(rand.NewPCG(21, 2))
+	for i := range kills {
+		write(t, src+"/"+fmt.Sprint("new", i), fmt.Append(nil, i))
+		g.run(t, "index", src)
+		cmd := exec.Command(binary, "save", "-q", "-r", url, "-n", "x", src)
+		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home(t), "TZ=UTC"}, g.env...)
+		check(t, cmd.Start())
+		timer := time.AfterFunc(time.Duration(rnd.IntN(700))*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		if cmd.Wait() == nil {
+			acknowledged++
+		}
+		timer.Stop()
+	}
+	g.run(t, "save", "-r", url, "-n", "x", src)
+	n := strings.Count(g.run(t, "ls", "-r", url, "x"), "\n") - 1
+	t.Logf("%d of %d saves were acknowledged, %d are there", acknowledged, kills, n)
+	if n < acknowledged+1 || n > kills+1 {
+		t.Errorf("%d saves are there, %d were acknowledged", n, acknowledged+1)
+	}
+	g.run(t, "fsck", "-r", url)
+	out := target(t)
+	g.run(t, "restore", "-q", "-r", url, "-C", out, "x/latest"+src+"/.")
+	same(t, take(t, src), take(t, out))
+}
+
+// Two gateways stand in front of one bucket, clients save through either, and one gateway is
+// killed in the midst of it: nothing that was acknowledged is lost, and the clients go on
+// through the other one.
+func TestGateways(t *testing.T) {
+	const clients, saves = 4, 3
+	g := startGateway(t)
+	var gates []*server
+	for range 2 {
+		s := newServer(t)
+		state := mkdir(t, s.keys, "state")
+		if len(gates) > 0 { // the keys of clients are let in by both
+			s.keys = gates[0].keys
+		}
+		write(t, s.authorized(), nil)
+		s.start = func() *exec.Cmd {
+			args := append(append([]string{}, g.env...), binary, "serve", "--root", "s3://backup/fleet", "--state", state,
+				"--listen", fmt.Sprintf("127.0.0.1:%d", s.port), "--authorized-keys", s.keys+"/authorized", "--host-key", s.keys+"/host")
+			return exec.Command("env", args...)
+		}
+		gates = append(gates, s)
+	}
+	write(t, gates[0].keys+"/authorized", nil)
+	src := filepath.Join(t.TempDir(), "src")
+	noise(t, src, 9, 6<<20)
+	var list []client
+	for i := range clients {
+		list = append(list, gates[0].gatewayClient(t, fmt.Sprintf("host%d", i%3)))
+	}
+	for _, s := range gates {
+		s.up(t)
+	}
+	through := func(c client, s *server) client {
+		c.url = strings.Replace(c.url, fmt.Sprint(gates[0].port), fmt.Sprint(s.port), 1)
+		pub, err := os.ReadFile(s.keys + "/host.pub")
+		check(t, err)
+		known := filepath.Join(c.home, fmt.Sprint("known", s.port))
+		write(t, known, fmt.Appendf(nil, "[127.0.0.1]:%d %s", s.port, pub))
+		c.args = append(append([]string{}, c.args...), "--known-hosts", known)
+		return c
+	}
+	for _, c := range list[:3] {
+		through(c, gates[0]).run(t, "init")
+	}
+	var wg sync.WaitGroup
+	acknowledged := make([]int, clients)
+	for i, c := range list {
+		wg.Go(func() {
+			own := filepath.Join(src, fmt.Sprint("of", i))
+			for n := range saves {
+				write(t, own, fmt.Append(nil, i, n))
+				kedge(t, c.home, "index", src)
+				for try := 0; ; try++ {
+					r := through(c, gates[(i+n+try)%2]).try(t, "save", "-q", "-n", fmt.Sprint("n", i), src)
+					if r.code == 0 {
+						acknowledged[i]++
+						break
+					}
+					if try == 5 {
+						t.Errorf("client %d: exit %d\n%s", i, r.code, r.err)
+						break
+					}
+				}
+			}
+		})
+	}
+	time.Sleep(2 * time.Second)
+	stop(gates[1].cmd, syscall.SIGKILL)
+	wg.Wait()
+	for i, c := range list {
+		c = through(c, gates[0])
+		if n := strings.Count(c.run(t, "ls", fmt.Sprint("n", i)), "\n") - 1; n < acknowledged[i] {
+			t.Errorf("client %d: %d saves, %d were acknowledged", i, n, acknowledged[i])
+		}
+		out := target(t)
+		c.run(t, "restore", "-q", "-C", out, fmt.Sprintf("n%d/latest%s/.", i, src))
+	}
+	for i := range 3 {
+		g.run(t, "fsck", "-r", fmt.Sprintf("s3://backup/fleet/host%d", i))
+	}
+}
+
+// gatewayClient lets a client in whose repository lives in a bucket.
+func (s *server) gatewayClient(t testing.TB, repo string) client {
+	t.Helper()
+	name := fmt.Sprintf("%s-%d", repo, time.Now().UnixNano())
+	key := s.keygen(t, name)
+	must(t, binary, "client", "add", "--root", t.TempDir(), "--authorized-keys", s.keys+"/authorized", repo, key+".pub", "--role", "append")
+	return client{
+		url: fmt.Sprintf("ssh://root@127.0.0.1:%d/%s", s.port, repo), home: mkdir(t, s.keys, "home-"+name),
+		env:  []string{"PATH=" + os.Getenv("PATH"), "KEDGE_CACHE_DIR=" + s.keys + "/cache-" + name},
+		args: []string{"--ssh", "builtin", "--ssh-key", key},
+	}
+}
