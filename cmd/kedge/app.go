@@ -91,6 +91,10 @@ func run(ctx context.Context, args []string, w world) int {
 	a := newApp(programName(args[0]), w)
 	root := a.root()
 	argv, cmd, err := normalise(root, args[1:])
+	if err == nil && a.asksUsage(argv, cmd, args) {
+		a.bupUsage(cmd, nil)
+		return bupUsageCode
+	}
 	if err == nil {
 		root.SetArgs(argv)
 		err = root.ExecuteContext(ctx)
@@ -129,6 +133,9 @@ func (a *app) finish(ctx context.Context, cmd *cobra.Command, err error) int {
 		err = errors.New("interrupted")
 	}
 	code = a.programCode(code, err, cmd)
+	if end := new(statusError); errors.As(err, &end) {
+		code, err = end.code, nil
+	}
 	var advice []string
 	if err != nil {
 		advice = hints(a.name, err)
@@ -143,6 +150,8 @@ func (a *app) finish(ctx context.Context, cmd *cobra.Command, err error) int {
 	case errors.As(err, &partial):
 		a.ui.line("%s", partial.msg)
 		a.ui.hints(advice)
+	case err != nil && code == bupUsageCode:
+		a.bupUsage(cmd, err)
 	case err != nil:
 		a.ui.fail(err, advice)
 	}
@@ -186,7 +195,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.initCommand(), a.backupCommand(), a.indexCommand(), a.saveCommand(),
 		a.lsCommand(), a.catFileCommand(), a.restoreCommand(), a.restoreStreamCommand(), a.fsckCommand(), a.mirrorCommand(),
-		a.pruneCommand(), a.pinCommand(), a.gcCommand(), a.statusCommand(), a.scheduleCommand(), a.upkeepCommand(), a.runCommand(), a.guardCommand(), a.configCommand(), a.recoverCommand(), a.kitCommand(),
+		a.pruneCommand(), a.pinCommand(), a.gcCommand(), a.upkeepCommand(), a.statusCommand(), a.scheduleCommand(), a.runCommand(), a.guardCommand(), a.configCommand(), a.recoverCommand(), a.kitCommand(),
 		a.serverCommand(), a.serveCommand(), a.clientCommand(),
 		a.versionCommand(), a.completionCommand(), a.manCommand(), a.exitCodesTopic(),
 	)

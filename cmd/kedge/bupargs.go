@@ -40,6 +40,7 @@ const (
 	levelAnnotation = "kedge_level"
 	pairAnnotation  = "kedge_pair"
 	pairSeparator   = "\x00"
+	firstAnnotation = "kedge_first" // of a command whose options all stand in front of its first operand
 )
 
 // normalise translates a command line. It returns the command that will run.
@@ -70,7 +71,8 @@ func normalise(root *cobra.Command, args []string) (argv []string, cmd *cobra.Co
 		}
 	}
 	n = normaliser{flags: cmd.Flags()}
-	operands, err := n.options(rest, false)
+	_, first := cmd.Annotations[firstAnnotation]
+	operands, err := n.options(rest, first)
 	if err != nil {
 		return nil, cmd, err
 	}

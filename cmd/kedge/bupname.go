@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -61,16 +62,42 @@ func (a *app) programCode(code int, err error, cmd *cobra.Command) int {
 		return code
 	case exitUsage:
 		if cmd.HasParent() && cmd.Name() != "get" { // which has a parser of its own there
-			return 97
+			return bupUsageCode
 		}
 	case exitDamaged:
-		if strings.HasPrefix(cmd.Name(), "validate-") {
+		if strings.HasPrefix(cmd.Name(), "validate-") || cmd.Name() == "bloom" {
 			return 1
 		}
 	case exitNotFound:
 		return a.bupNotFound(err, cmd)
 	}
 	return 2
+}
+
+// bupUsageCode is the exit code of a command line that is wrong, under the name bup.
+const bupUsageCode = 97
+
+// asksUsage reports whether a command line asks for a command's options. Where --help is
+// the first word it asks for its page instead, which "help" prints.
+func (a *app) asksUsage(argv []string, cmd *cobra.Command, args []string) bool {
+	if a.name != "bup" || !cmd.HasParent() || !slices.Contains(argv, "--help=true") {
+		return false
+	}
+	for i, arg := range args[:len(args)-1] {
+		if arg == cmd.Name() || cmd.HasAlias(arg) {
+			return args[i+1] != "--help"
+		}
+	}
+	return true
+}
+
+// bupUsage prints the options of a command, and what was wrong, as bup does.
+func (a *app) bupUsage(cmd *cobra.Command, err error) {
+	text := "usage: " + a.name + " " + cmd.Use + "\n\n" + cmd.LocalFlags().FlagUsagesWrapped(80)
+	if err != nil {
+		text += "\nerror: " + escapeText(err.Error()) + "\n"
+	}
+	a.ui.raw([]byte(text))
 }
 
 func (a *app) bupNotFound(err error, cmd *cobra.Command) int {

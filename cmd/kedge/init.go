@@ -92,7 +92,8 @@ func (a *app) create(ctx context.Context, o newRepo) (place, repo.Config, error)
 	case "ssh":
 		c, err = a.createServed(ctx, p, o)
 	default:
-		c, err = repo.InitDir(ctx, p.path, repo.InitOptions{FS: a.FS, Chunker: o.chunker, Expect: int64(o.expect), Wait: a.patience()})
+		c, err = repo.InitDir(ctx, p.path, repo.InitOptions{FS: a.FS, Chunker: o.chunker, Expect: int64(o.expect), Wait: a.patience(),
+			Bup: a.name == "bup" && o.chunker == "" && o.expect == 0})
 	}
 	if err != nil {
 		return p, c, err

@@ -85,6 +85,9 @@ func (served) Warnings() []error { return nil }
 // open opens the repository of this run. This is the only place that knows
 // kinds of repositories; every command works on what it returns.
 func (a *app) open(ctx context.Context, readOnly bool) (repository, error) {
+	if r, ok, err := a.openReverse(ctx); ok {
+		return r, err
+	}
 	p, err := a.place()
 	if err != nil {
 		return nil, err

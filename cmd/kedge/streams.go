@@ -6,6 +6,8 @@ import "github.com/spf13/cobra"
 // repository's files, or help those who test.
 func (a *app) streamCommands() []*cobra.Command {
 	return []*cobra.Command{
-		a.splitCommand(), a.joinCommand(),
+		a.splitCommand(), a.joinCommand(), a.onCommand(), a.onServerCommand(), a.muxCommand(), a.daemonCommand(),
+		a.listIdxCommand(), a.marginCommand(), a.midxCommand(), a.bloomCommand(), a.featuresCommand(),
+		a.randomCommand(), a.damageCommand(), a.tickCommand(), a.memtestCommand(),
 	}
 }

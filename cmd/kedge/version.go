@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -12,6 +13,9 @@ import (
 // version is the version of the program. Commits that kedge makes bear it. The
 // Makefile has the linker put in what git describe says; it never changes at run time.
 var version = "0.1.0"
+
+// bupVersion is the version of bup whose commands and outputs are taken, under that name.
+const bupVersion = "0.33.10"
 
 const versionHelp = `Version prints the version of the program; with --commit the commit it was built
 from, with --date when that was made, with -v also the compiler and the platform.`
@@ -42,10 +46,17 @@ func (a *app) versionCommand() *cobra.Command {
 		switch {
 		case a.common.json:
 			return nil
+		case *commit && *date:
+			return usagef("at most one option expected")
 		case *commit:
 			return a.print([]byte(orUnknown(v.Commit) + "\n"))
 		case *date:
+			if a.name == "bup" {
+				v.Date, _, _ = strings.Cut(v.Date, "T")
+			}
 			return a.print([]byte(orUnknown(v.Date) + "\n"))
+		case a.name == "bup":
+			return a.print([]byte(bupVersion + "\n"))
 		case a.common.verbose > 0:
 			return a.print(fmt.Appendf(nil, "%s %s\ncommit %s of %s\n%s %s\n",
 				a.name, version, orUnknown(v.Commit), orUnknown(v.Date), v.Go, v.Platform))
