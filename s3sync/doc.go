@@ -40,6 +40,7 @@
 //	head refs/heads/main                    what HEAD stands for; - if nothing
 //	+ objects/pack/pack-….pack 1048 2c26b4…66e7 objects/pack/pack-….pack v1
 //	- objects/pack/pack-….idx
+//	drop 16 objects/pack/pack-….pack
 //	refs
 //	# pack-refs with: sorted
 //	4b825dc642cb6eb9a060e54bf8d69288fbee4904 refs/heads/etc
@@ -51,12 +52,28 @@
 // "+" has name, size, SHA-256, key (below prefix/REPO/) and, where the bucket keeps
 // versions, the version; of an object that was sent in parts a sixth word, which is the
 // SHA-256 of the SHA-256 of its parts (the version is - then if there is none). A diff has those that its base lacks or has otherwise. "-" is a
-// name that the base has and this generation has not. What stands between "refs" and
+// name that the base has and this generation has not. "drop 16 KEY", after these and not in a
+// diff, is a key that generation 16 was the first to let go of: nobody names it again. What stands between "refs" and
 // "end" is a packed-refs file, for people with stock tools. The signature (SSHSIG,
 // namespace kedge-manifest) is over all that stands before it, and may be missing.
 //
 // Order of a mirror run: packs, their indexes, segments, the files that change, the manifest. So a
 // manifest that is there names only what is there.
+//
+// # Pruning
+//
+// A manifest of kind prune is the generation before it once more, with what is to be deleted.
+// Manifests of mirrors that are full repeat its "drop" lines, and a diff has those of its base;
+// a manifest of kind prune is nobody's base. Three days after the generation that a line names,
+// by the time that the store gives its manifest, another prune may delete the key. It makes a
+// manifest first that still has the line. Who commits a manifest has read the one before it,
+// as the number was free, and sends again what it was to name and finds dropped or gone, under
+// another key. So no generation that can be found names what is deleted.
+//
+// # Versions
+//
+// Where a bucket keeps versions, files are read by the version that the manifest names, and
+// manifests by the oldest version that is good, whatever was put on top of them since.
 //
 // # Index segments
 //

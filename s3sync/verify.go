@@ -152,6 +152,9 @@ type Listed struct {
 	Files int
 	Bytes int64
 	Refs  int
+	Sum   Sum // of its manifest
+	// Own are the bytes of files that no newer generation has, in Bytes, too.
+	Own int64
 	// Signer is the key of its signature; "" if there is none.
 	Signer string
 	Err    error // why it is no good; all but N is missing then
@@ -159,6 +162,7 @@ type Listed struct {
 
 // Generations calls fn for the generations of a bucket, the newest first.
 func (b *Bucket) Generations(ctx context.Context, fn func(Listed) error) error {
+	seen := make(map[string]bool)
 	return b.manifests(ctx, "", func(n uint64, versions []Object) error {
 		g, err := b.load(ctx, n, versions)
 		if err != nil {
@@ -167,9 +171,13 @@ func (b *Bucket) Generations(ctx context.Context, fn func(Listed) error) error {
 			}
 			return fn(Listed{N: n, Err: err})
 		}
-		l := Listed{N: n, Time: g.Time, Kind: g.Kind, Files: len(g.Files), Refs: len(g.Refs), Signer: g.Signer}
+		l := Listed{N: n, Time: g.Time, Kind: g.Kind, Files: len(g.Files), Refs: len(g.Refs), Sum: g.Sum, Signer: g.Signer}
 		for _, f := range g.Files {
 			l.Bytes += f.Size
+			if !seen[f.Key] {
+				l.Own += f.Size
+			}
+			seen[f.Key] = true
 		}
 		return fn(l)
 	})

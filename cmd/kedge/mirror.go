@@ -62,6 +62,7 @@ type mirrorOptions struct {
 	pull, unsafe      bool
 	partial           bool
 	workers           int
+	lockDays          int
 	bwlimit, partSize sizeValue
 }
 
@@ -73,6 +74,7 @@ func (o *mirrorOptions) flags(f *pflag.FlagSet) {
 	f.IntVar(&o.workers, "parallel", 4, "send `N` files, or parts of large ones, at once")
 	f.Var(&o.bwlimit, "bwlimit", "send at most `SIZE` a second")
 	f.Var(&o.partSize, "part-size", "send files of more than twice this `SIZE` in parts (default 16M)")
+	f.IntVar(&o.lockDays, "object-lock-days", 0, "lock what is needed for `N` days from now on, as each run does again")
 	f.BoolVar(&o.unsafe, "unsafe-store", false, "mirror to a store that overwrites what is there, where two runs at once spoil each other")
 }
 
@@ -83,10 +85,12 @@ func (o *mirrorOptions) check() error {
 		return usagef("option --parallel: %d is not from 1 to 64", o.workers)
 	case o.partSize != 0 && (o.partSize < 5<<20 || o.partSize > 5<<30):
 		return usagef("option --part-size: S3 takes parts of 5 MiB to 5 GiB")
+	case o.lockDays < 0 || o.lockDays > maxLockDays:
+		return usagef("option --object-lock-days: %d is not from 0 to %d", o.lockDays, maxLockDays)
 	case o.partial && !o.pull:
 		return usagef("--partial goes with --pull only")
-	case o.pull && (o.bwlimit != 0 || o.partSize != 0 || o.unsafe || o.key != ""):
-		return usagef("--pull sends nothing: --bwlimit, --part-size, --unsafe-store and --mirror-key do not go with it")
+	case o.pull && (o.bwlimit != 0 || o.partSize != 0 || o.unsafe || o.key != "" || o.lockDays != 0):
+		return usagef("--pull sends nothing: --bwlimit, --part-size, --unsafe-store, --object-lock-days and --mirror-key do not go with it")
 	}
 	return nil
 }
@@ -102,6 +106,9 @@ func (o *mirrorOptions) slowest() int64 {
 
 const slowestRequest = 16 << 10
 
+// maxLockDays bounds how long something can be locked, as nobody can take that back.
+const maxLockDays = 3650
+
 func (a *app) mirrorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "mirror [--pull] [--root ROOT] s3://BUCKET/PREFIX",
@@ -109,7 +116,11 @@ func (a *app) mirrorCommand() *cobra.Command {
 		Long:    mirrorHelp,
 		Example: mirrorExample,
 	}
-	cmd.AddCommand(a.mirrorStatusCommand(), a.mirrorVerifyCommand())
+	cmd.AddCommand(a.mirrorStatusCommand(), a.mirrorVerifyCommand(), a.mirrorPruneCommand(), a.mirrorValidateCommand())
+	for _, c := range cmd.Commands() { // options are looked up before cobra adds this one
+		c.InitDefaultHelpFlag()
+		c.Flags().Lookup("help").Usage = "show this help"
+	}
 	var o mirrorOptions
 	o.flags(cmd.Flags())
 	var config string
@@ -237,7 +248,7 @@ func (m *mirrorRun) one(ctx context.Context, j mirrorJob) (s3sync.MirrorResult, 
 	options := s3sync.MirrorOptions{
 		FS: a.FS, Dir: j.dir, Workers: m.o.workers, Now: a.now, Progress: a.mirrorProgress, Sign: m.sign,
 		StateDir: m.state, Store: m.store, PartSize: int64(m.o.partSize),
-		BytesPerSecond: int64(m.o.bwlimit), Unsafe: m.o.unsafe,
+		BytesPerSecond: int64(m.o.bwlimit), Unsafe: m.o.unsafe, LockDays: m.o.lockDays,
 	}
 	var r s3sync.MirrorResult
 	if filepath.Base(j.dir) == ownDir {

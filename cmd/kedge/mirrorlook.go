@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +11,8 @@ import (
 
 const mirrorVerifyHelp = `Verify compares every file of the newest generation (or that of --generation) with what
 its manifest says: that it is there, its size, and its SHA-256 as the store keeps it, which
-costs no egress. --read-data reads a share of the files as well; with --turn, another share.`
+costs no egress. A store that does not keep it is told apart: then, and of all files now
+and then, --read-data reads a share of the files as well; with --turn, another share.`
 
 func (a *app) mirrorVerifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -36,7 +36,10 @@ func (a *app) mirrorVerifyCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.verifyMirror(ctx, b, g, s3sync.VerifyOptions{ReadShare: *read / 100, Turn: *turn, Progress: a.verifyProgress})
+		for _, err := range g.Passed {
+			a.ui.line("warning: %s: %s", escape(at.String()), escapeText(err.Error()))
+		}
+		return a.verifyMirror(ctx, b, at, g, s3sync.VerifyOptions{ReadShare: *read / 100, Turn: *turn, Progress: a.verifyProgress})
 	})
 }
 
@@ -73,7 +76,7 @@ func (a *app) verifyProgress(r s3sync.VerifyResult) {
 	})
 }
 
-func (a *app) verifyMirror(ctx context.Context, b *s3sync.Bucket, g *s3sync.Generation, o s3sync.VerifyOptions) error {
+func (a *app) verifyMirror(ctx context.Context, b *s3sync.Bucket, at bucketAt, g *s3sync.Generation, o s3sync.VerifyOptions) error {
 	if err := a.doc.begin(a, "mirror verify"); err != nil {
 		return err
 	}
@@ -95,6 +98,11 @@ func (a *app) verifyMirror(ctx context.Context, b *s3sync.Bucket, g *s3sync.Gene
 	a.doc.result = verifyResult{g.N, r.Files, r.Bytes, r.Checked, r.Read, r.ReadBytes, r.Unknown, r.Damaged}
 	if r.Damaged > 0 {
 		return &codedError{exitDamaged, fmt.Errorf("generation %d is damaged: %s", g.N, plural(int64(r.Damaged), "file"))}
+	}
+	if r.Unknown == 0 {
+		if err := a.noteVerified(at, g); err != nil {
+			a.ui.line("warning: that it was verified is not noted: %s", escapeText(err.Error()))
+		}
 	}
 	a.ui.note("generation %d: %s, %s; %d by checksum, %d read (%s), %d by size only", g.N, plural(int64(r.Files), "file"),
 		formatSize(r.Bytes), r.Checked, r.Read, formatSize(r.ReadBytes), r.Unknown)
@@ -118,66 +126,4 @@ type verifyResult struct {
 	BytesRead  int64  `json:"bytes_read"`
 	Unknown    int    `json:"unknown"`
 	Damaged    int    `json:"damaged"`
-}
-
-func (a *app) mirrorStatusCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "status s3://BUCKET/PREFIX/REPO",
-		Short:   "list the generations of a mirror",
-		Example: "  kedge mirror status s3://bucket/backup/build",
-		Args:    cobra.ExactArgs(1),
-	}
-	return a.command(cmd, func(ctx context.Context, args []string) error {
-		b, at, err := a.mirrorAt(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		if err := a.doc.begin(a, "mirror status"); err != nil {
-			return err
-		}
-		n := 0
-		err = b.Generations(ctx, func(l s3sync.Listed) error {
-			n++
-			return a.listGeneration(l)
-		})
-		if err == nil && n == 0 {
-			_, err = a.generation(ctx, b, at)
-		}
-		return err
-	})
-}
-
-// listGeneration prints a line about a generation.
-func (a *app) listGeneration(l s3sync.Listed) error {
-	if a.common.json {
-		j := statusEntry{Generation: l.N, Kind: string(l.Kind), Files: l.Files, Bytes: l.Bytes, Refs: l.Refs, Signer: l.Signer}
-		if l.Err != nil {
-			j.Error = l.Err.Error()
-		} else {
-			j.Time = l.Time.UTC().Format(time.RFC3339)
-		}
-		return a.doc.entry(a, j)
-	}
-	if l.Err != nil {
-		return a.print([]byte(escapeText(fmt.Sprintf("%d  unusable: %v\n", l.N, l.Err))))
-	}
-	signer := l.Signer
-	if signer == "" {
-		signer = "not signed"
-	}
-	age := a.now().Sub(l.Time).Round(time.Minute)
-	return a.print(fmt.Appendf(nil, "%d  %s  %s ago  %-5s %s, %s, %s  %s\n", l.N, l.Time.UTC().Format(time.RFC3339), age,
-		l.Kind, plural(int64(l.Refs), "ref"), plural(int64(l.Files), "file"), formatSize(l.Bytes), signer))
-}
-
-// statusEntry is a generation in JSON.
-type statusEntry struct {
-	Generation uint64 `json:"generation"`
-	Time       string `json:"time,omitempty"`
-	Kind       string `json:"kind,omitempty"`
-	Files      int    `json:"files,omitempty"`
-	Bytes      int64  `json:"bytes,omitempty"`
-	Refs       int    `json:"refs,omitempty"`
-	Signer     string `json:"signer,omitempty"`
-	Error      string `json:"error,omitempty"`
 }
