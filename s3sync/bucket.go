@@ -22,6 +22,12 @@ type Bucket struct {
 	// Check looks at the signature of a manifest, whose signed text it is given. nil: any
 	// is good.
 	Check func(m *Manifest, signed []byte) error
+	// Identity opens what is encrypted; nil: that stays locked. Recipients is to whom a mirror
+	// run encrypts; nil: it does not.
+	Identity   *Identity
+	Recipients *Recipients
+
+	names *names // of what a run has sent encrypted, which it cannot open
 }
 
 // Generation is a repository as a bucket had it at one time.
@@ -35,6 +41,7 @@ type Generation struct {
 	version string // of the manifest; "" where the bucket keeps none
 	highest uint64 // number that a manifest has, be it good or not
 	dropped []Drop // what manifests drop that were passed over because of who signed them
+	unknown int    // files of a locked one of which the names do not tell what they are
 }
 
 // File returns a file of the generation.
@@ -128,6 +135,14 @@ func (b *Bucket) newest(ctx context.Context, n uint64) (*Generation, error) {
 	return found, nil
 }
 
+// named gives the files of a generation that this server encrypted their names.
+func (b *Bucket) named(g *Generation) *Generation {
+	if g.Locked && b.names != nil {
+		b.names.unlock(g)
+	}
+	return g
+}
+
 // name is what the repository is called.
 func (b *Bucket) name() string { return path.Base("/" + strings.TrimSuffix(b.Prefix, "/")) }
 
@@ -135,8 +150,11 @@ func (b *Bucket) name() string { return path.Base("/" + strings.TrimSuffix(b.Pre
 // nil: they are not known. One that is not trusted is returned with the error.
 func (b *Bucket) load(ctx context.Context, n uint64, versions []Object) (*Generation, error) {
 	g, err := b.either(ctx, n, versions)
-	if err != nil || g.Kind != Diff {
+	if err != nil {
 		return g, err
+	}
+	if g.Kind != Diff {
+		return b.named(g), nil
 	}
 	var copies []Object
 	if g.version != "" { // the bucket keeps versions
@@ -152,7 +170,8 @@ func (b *Bucket) load(ctx context.Context, n uint64, versions []Object) (*Genera
 		return nil, &pack.CorruptError{File: "manifest", Off: -1, Reason: fmt.Sprintf("its base %d is none", g.Base)}
 	}
 	g.Files, g.Drops = g.Apply(base.Manifest.Files), base.Drops
-	return g, nil
+	g.sealed = slices.Concat(base.sealed, g.sealed)
+	return b.named(g), nil
 }
 
 // either reads a manifest without its base, or its second copy if the first is damaged or
@@ -210,6 +229,12 @@ func (b *Bucket) manifest(ctx context.Context, o Object, n uint64) (*Generation,
 	if err == nil && b.Check != nil {
 		err = b.Check(&m, text[:len(text)-len(m.Signature)])
 	}
+	if err == nil && m.Locked && b.Identity != nil {
+		var open Manifest
+		if open, err = m.unlock(b.Identity); err == nil {
+			m = open
+		}
+	}
 	var corrupt *pack.CorruptError
 	if errors.As(err, &corrupt) {
 		corrupt.File = o.Key
@@ -242,37 +267,5 @@ func readAll(ctx context.Context, s Objects, key, version string, limit, first i
 		if len(b) > limit {
 			return nil, fmt.Errorf("%s has more than %d bytes", key, limit)
 		}
-	}
-}
-
-// Names returns the names of the repositories below a prefix, which ends in a slash.
-func Names(ctx context.Context, s Objects, prefix string) ([]string, error) {
-	var names []string
-	after := ""
-	for {
-		name := ""
-		_, err := versions(ctx, s, prefix, after, func(o Object) error {
-			dir, _, ok := strings.Cut(o.Key[len(prefix):], "/")
-			if !ok || strings.HasPrefix(dir, ".") {
-				return nil
-			}
-			name = dir
-			return errEnough
-		})
-		if err != nil && !errors.Is(err, errEnough) {
-			return nil, err
-		}
-		if name == "" {
-			return names, nil
-		}
-		has := false
-		_, err = versions(ctx, s, prefix+name+"/"+keyManifests, "", func(Object) error { has = true; return errEnough })
-		if err != nil && !errors.Is(err, errEnough) {
-			return nil, err
-		}
-		if has {
-			names = append(names, name)
-		}
-		after = prefix + name + "0" // what comes after name + "/…"
 	}
 }

@@ -33,8 +33,9 @@ type Cache struct {
 }
 
 type block struct {
-	key string
-	i   int64
+	key  string
+	step int64 // the same file may be read in blocks of two sizes
+	i    int64
 }
 
 type cached struct {
@@ -96,6 +97,8 @@ type remoteFile struct {
 	file  File
 	step  int64       // bytes of a block
 	local io.ReaderAt // a copy that is at hand; nil: there is none
+	// sealed decrypts the object; nil: it is not encrypted.
+	sealed *sealedFile
 	// ahead says how much to read around what is wanted; nil: no more than its blocks.
 	ahead *ahead
 }
@@ -123,6 +126,13 @@ func (f *remoteFile) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 	if f.local != nil {
 		return f.local.ReadAt(p, off)
+	}
+	if f.sealed != nil {
+		n, serr := f.sealed.ReadAt(p, off)
+		if serr != nil {
+			return n, serr
+		}
+		return n, err
 	}
 	if f.ahead != nil && len(p) >= directRead {
 		if n, gerr := f.get(p, off); gerr != nil {
@@ -170,7 +180,7 @@ func (f *remoteFile) get(p []byte, off int64) (int, error) {
 // copy copies what one run of blocks has of p.
 func (f *remoteFile) copy(p []byte, off int64) (n int, err error) {
 	first, last := off/f.step, (off+int64(len(p))-1)/f.step
-	x, mine := f.cache.claim(block{f.key, first}, f.step)
+	x, mine := f.cache.claim(block{f.key, f.step, first}, f.step)
 	if !mine {
 		<-x.done
 		if x.err != nil {
@@ -201,7 +211,7 @@ func (f *remoteFile) claimRun(x *cached, first, last int64) (run []*cached, at i
 	}
 	hi = min(hi, first+maxRun/f.step-1, (f.file.Size-1)/f.step)
 	for i := first - 1; i >= lo; i-- {
-		y, mine := f.cache.claim(block{f.key, i}, f.step)
+		y, mine := f.cache.claim(block{f.key, f.step, i}, f.step)
 		if !mine {
 			break
 		}
@@ -210,7 +220,7 @@ func (f *remoteFile) claimRun(x *cached, first, last int64) (run []*cached, at i
 	at = len(run)
 	run = append(run, x)
 	for i := first + 1; i <= hi; i++ {
-		y, mine := f.cache.claim(block{f.key, i}, f.step)
+		y, mine := f.cache.claim(block{f.key, f.step, i}, f.step)
 		if !mine {
 			break
 		}

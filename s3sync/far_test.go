@@ -269,14 +269,16 @@ func list(t testing.TB, p *repo.Packs, path string) (nodes []repo.Node) {
 
 // What browsing and a restore of one file cost in requests and bytes, on a repository of a
 // year.
-func TestBudget(t *testing.T) {
+func TestBudget(t *testing.T) { kinds(t, testBudget) }
+
+func testBudget(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	sh := shape{tops: 8, mids: 8, leafs: 16, files: 30, nights: 60, changes: 30}
 	if os.Getenv("KEDGE_SWEEP") == "full" {
 		sh = shape{tops: 20, mids: 20, leafs: 40, files: 31, nights: 365, changes: 280}
 	}
 	const maxRequests, maxBytes, maxMore = 20, 5 << 20, 10
 	store := &counted{Objects: newMemory()}
-	b := &s3sync.Bucket{Objects: store, Prefix: "p/build/"}
+	b := lock(&s3sync.Bucket{Objects: store, Prefix: "p/build/"})
 	w := &nightly{shape: sh}
 	start := time.Now()
 	w.fill(t, t.TempDir(), b)

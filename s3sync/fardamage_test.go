@@ -45,10 +45,12 @@ func (s *source) readable(p *repo.Packs) (good, all int, said []string) {
 
 // Segments and idx files can be lost or rotten: what one of them does not tell the other does,
 // and what is passed over is named.
-func TestLostIndexes(t *testing.T) {
+func TestLostIndexes(t *testing.T) { kinds(t, testLostIndexes) }
+
+func testLostIndexes(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	ctx := context.Background()
 	m := newMemory()
-	b := &s3sync.Bucket{Objects: m, Prefix: "b/"}
+	b := lock(&s3sync.Bucket{Objects: m, Prefix: "b/"})
 	s := newSource(t)
 	for range 3 {
 		s.save(20)
@@ -153,10 +155,12 @@ func TestLostIndexes(t *testing.T) {
 }
 
 // Whatever byte of a segment is wrong, every object is found.
-func TestSegmentRot(t *testing.T) {
+func TestSegmentRot(t *testing.T) { kinds(t, testSegmentRot) }
+
+func testSegmentRot(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	ctx := context.Background()
 	m := newMemory()
-	b := &s3sync.Bucket{Objects: m, Prefix: "b/"}
+	b := lock(&s3sync.Bucket{Objects: m, Prefix: "b/"})
 	s := newSource(t)
 	s.save(30)
 	s.mirror(b)
@@ -191,10 +195,12 @@ func TestSegmentRot(t *testing.T) {
 
 // Blocks on disk serve the next process. What is wrong there is not believed, and there is
 // never much more than the limit.
-func TestDiskCache(t *testing.T) {
+func TestDiskCache(t *testing.T) { kinds(t, testDiskCache) }
+
+func testDiskCache(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	ctx := context.Background()
 	store := &counted{Objects: newMemory()}
-	b := &s3sync.Bucket{Objects: store, Prefix: "b/"}
+	b := lock(&s3sync.Bucket{Objects: store, Prefix: "b/"})
 	s := newSource(t)
 	s.save(500)
 	s.mirror(b)

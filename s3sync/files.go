@@ -49,12 +49,15 @@ func (b *Bucket) MirrorTexts(ctx context.Context, files map[string][]byte, o Mir
 // PullTexts returns the files of a generation of MirrorTexts, by their names, which have no
 // slash in them.
 func (b *Bucket) PullTexts(ctx context.Context, g *Generation) (map[string][]byte, error) {
+	if g.Locked {
+		return nil, &LockedError{b.name()}
+	}
 	files := make(map[string][]byte)
 	for _, f := range g.Files {
 		if err := checkTextName(f.Name); err != nil {
 			return nil, err
 		}
-		text, err := ReadAll(ctx, b.Objects, b.Prefix+f.Key, f.Version, MaxText)
+		text, err := b.readSmall(ctx, f, MaxText)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Name, err)
 		}

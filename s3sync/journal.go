@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
 )
@@ -36,16 +35,10 @@ import (
 // The file is a hint: whatever it says is compared with the store. So a line that cannot be
 // read ends it, and what follows is cut off.
 type journal struct {
-	fs   *fsx.FS
-	name string
-	head string
+	lineLog
 	cut  bool // the last run was cut short
-
-	mu     sync.Mutex
-	lock   *fsx.Lock
-	file   *fsx.File              // nil: nothing was written by this run
-	length int64                  // of what counts of the file
-	open   map[string]*openUpload // by their ids
+	lock *fsx.Lock
+	open map[string]*openUpload // by their ids
 }
 
 // openUpload is an upload that was begun and has not ended.
@@ -71,7 +64,7 @@ func openJournal(fsys *fsx.FS, dir, store, prefix, id string) (*journal, error) 
 	}
 	head := journalHead + "for " + word(orDash(store)) + " " + word(orDash(prefix)) + " " + word(orDash(id)) + "\n"
 	sum := SumOf([]byte(head))
-	j := &journal{fs: fsys, head: head, name: filepath.Join(dir, "mirror-"+sum.String()[:16])}
+	j := &journal{lineLog: lineLog{fs: fsys, head: head, name: filepath.Join(dir, "mirror-"+sum.String()[:16])}}
 	var err error
 	// The lock has a file of its own, which stays: the journal is removed.
 	if j.lock, err = fsys.Lock(j.name+".lock", fsx.Exclusive, 0); err != nil {
@@ -154,48 +147,6 @@ func word(s string) string {
 
 func unword(s string) (string, error) { return url.PathUnescape(s) }
 
-// start makes the file, if it is not there, and appends to it. It is called before anything is
-// sent:
-//
-//	create, write the head, sync, syncdir      or      open, truncate
-func (j *journal) start() error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.file != nil {
-		return nil
-	}
-	f, err := j.fs.OpenWrite(j.name)
-	if errors.Is(err, fs.ErrNotExist) {
-		f, err = j.fs.Create(j.name, 0o600)
-	}
-	if err != nil {
-		return err
-	}
-	j.file = f
-	if err := f.Truncate(j.length); err != nil {
-		return err
-	}
-	if j.length > 0 {
-		return nil
-	}
-	if err := j.append(j.head, true); err != nil {
-		return err
-	}
-	return j.fs.SyncDir(filepath.Dir(j.name))
-}
-
-// append writes a line. The lock is held.
-func (j *journal) append(line string, sync bool) error {
-	if _, err := j.file.WriteAt([]byte(line), j.length); err != nil {
-		return err
-	}
-	j.length += int64(len(line))
-	if !sync {
-		return nil
-	}
-	return j.file.Sync()
-}
-
 // begin notes an upload whose first part is about to be sent.
 func (j *journal) begin(u *openUpload) error {
 	j.mu.Lock()
@@ -246,10 +197,7 @@ func (j *journal) pending() []*openUpload {
 // the next run reads it.
 func (j *journal) close(done bool) error {
 	done = done && len(j.pending()) == 0
-	var err error
-	if j.file != nil {
-		err = j.file.Close()
-	}
+	err := j.closeFile()
 	if done && (j.file != nil || j.cut) {
 		err = errors.Join(err, j.fs.Remove(j.name))
 	}

@@ -159,6 +159,9 @@ func (l *Living) latest(ctx context.Context) (*livingFiles, repo.State, error) {
 	if err != nil {
 		return nil, repo.State{}, err
 	}
+	if g.Encrypted {
+		return nil, repo.State{}, &SealedError{l.b.name()}
+	}
 	if len(g.Passed) > 0 {
 		// To go on from an older generation would take back what the newer ones did.
 		return nil, repo.State{}, fmt.Errorf("%s: nothing can be saved on top of a manifest that is no good; mirror verify tells more, and when the key %s is deleted the repository goes on from generation %d: %w",

@@ -29,6 +29,11 @@ type Manifest struct {
 	Time time.Time // seconds, UTC
 	Repo string    // id of the repository; "" if it has none
 	Kind Kind
+	// Encrypted says that names and refs are encrypted, and Locked that they have not been
+	// opened: Files go by their keys then and are described as they are stored, Repo is a
+	// digest of the id, and there are no refs.
+	Encrypted, Locked bool
+
 	Prev Sum    // of manifest N-1; zero if there is none
 	Base uint64 // of a Diff
 	Head string // "" if HEAD stands for nothing
@@ -41,6 +46,9 @@ type Manifest struct {
 
 	Signature []byte // armored SSHSIG; nil if it is not signed
 	Signer    string // SHA256:…, of the key of a signature that is right (Trust)
+
+	sealed   []byte   // of a locked one: what is encrypted in it
+	replaced []string // of a Diff that is being made: keys that the base has and this has not
 }
 
 // File is a file of a generation.
@@ -52,6 +60,8 @@ type File struct {
 	Version string // "" where the bucket keeps none
 	// PartSums is what the store tells of an object that was sent in parts, as Object has it.
 	PartSums Sum
+	// Cipher is what stands there, if it is encrypted; zero: the file as it is.
+	Cipher Stored
 }
 
 // Drop is a key that nobody may name any more: it is deleted when the grace is over.
@@ -94,21 +104,34 @@ func (m *Manifest) Append(b []byte) []byte {
 	if !m.Prev.IsZero() {
 		prev = m.Prev.String()
 	}
-	b = append(b, manifestHead...)
+	if m.Locked {
+		b = append(b, sealedHead...)
+	} else {
+		b = append(b, manifestHead...)
+	}
 	b = fmt.Appendf(b, "n %d\ntime %s\nrepo %s\nkind %s\nprev %s\n", m.N,
 		m.Time.UTC().Format(time.RFC3339), orDash(m.Repo), m.Kind, orDash(prev))
 	if m.Kind == Diff {
 		b = fmt.Appendf(b, "base %d\n", m.Base)
 	}
-	b = fmt.Appendf(b, "head %s\n", orDash(m.Head))
+	if !m.Locked {
+		b = fmt.Appendf(b, "head %s\n", orDash(m.Head))
+	}
 	for i := range m.Files {
-		b = m.Files[i].append(b)
+		if f := &m.Files[i]; m.Locked {
+			b = f.appendStored(fmt.Appendf(b, "+ %s %d %v", f.Name, f.Size, f.SHA256))
+		} else {
+			b = f.append(b)
+		}
 	}
 	for _, name := range m.Gone {
 		b = fmt.Appendf(b, "- %s\n", name)
 	}
 	for _, d := range m.Drops {
 		b = fmt.Appendf(b, "drop %d %s\n", d.Since, d.Key)
+	}
+	if m.Locked {
+		return append(b, m.sealed...)
 	}
 	b = append(b, "refs\n# pack-refs with: sorted\n"...)
 	for _, r := range m.Refs {
@@ -119,7 +142,11 @@ func (m *Manifest) Append(b []byte) []byte {
 
 // append appends the line of a file.
 func (f *File) append(b []byte) []byte {
-	b = fmt.Appendf(b, "+ %s %d %v %s", f.Name, f.Size, f.SHA256, f.Key)
+	return f.appendStored(fmt.Appendf(b, "+ %s %d %v %s", f.Name, f.Size, f.SHA256, f.Key))
+}
+
+// appendStored ends the line of a file with what the store tells of it.
+func (f *File) appendStored(b []byte) []byte {
 	switch {
 	case !f.PartSums.IsZero():
 		b = fmt.Appendf(b, " %s %v", orDash(f.Version), f.PartSums)
@@ -193,7 +220,10 @@ func (l *lines) optional(word string) string {
 func ParseManifest(text []byte) (Manifest, error) {
 	l := &lines{text: text}
 	var m Manifest
-	if l.next()+"\n" != manifestHead {
+	head := l.next() + "\n"
+	m.Locked = head == sealedHead
+	m.Encrypted = m.Locked
+	if head != manifestHead && !m.Locked {
 		l.off = 0
 		l.fail("it is no manifest, or one of a newer version")
 	}
@@ -216,9 +246,15 @@ func ParseManifest(text []byte) (Manifest, error) {
 	default:
 		l.fail("unknown kind")
 	}
-	m.Head = l.optional("head")
+	if !m.Locked {
+		m.Head = l.optional("head")
+	}
 	m.files(l)
-	m.refs(l)
+	if m.Locked {
+		m.takeSealed(l)
+	} else {
+		m.refs(l)
+	}
 	if l.err != nil {
 		return Manifest{}, l.err
 	}
@@ -233,7 +269,11 @@ func ParseManifest(text []byte) (Manifest, error) {
 
 func (m *Manifest) files(l *lines) {
 	for l.err == nil && strings.HasPrefix(l.peek(), "+ ") {
-		f, err := parseFile(strings.Split(l.next(), " ")[1:])
+		words := strings.Split(l.next(), " ")[1:]
+		if m.Locked && len(words) >= 3 { // the name is the key
+			words = slices.Insert(words, 3, words[0])
+		}
+		f, err := parseFile(words)
 		if err == nil && len(m.Files) > 0 && m.Files[len(m.Files)-1].Name >= f.Name {
 			err = errors.New("files are out of order")
 		}

@@ -23,6 +23,8 @@ import (
 type MirrorOptions struct {
 	FS  *fsx.FS
 	Dir string // the repository
+	// Name is what the repository is called in a mirror that is encrypted.
+	Name string
 	// Sign signs a manifest; nil: it is not signed.
 	Sign    func(text []byte) ([]byte, error)
 	Workers int              // requests that send at once; 0: 4
@@ -53,6 +55,9 @@ type MirrorResult struct {
 	SentBytes  int64 // what was sent of them
 	Unchanged  bool  // nothing was to be done: no new generation
 	Locked     int   // objects whose lock was set or extended
+	// Unknown is how many files of the last generation, which is encrypted, are sent anew
+	// because nothing here tells what they are: the names in the state directory are lost.
+	Unknown int
 }
 
 // A full manifest is written at least for every fullEvery generations, and when a diff would
@@ -116,7 +121,12 @@ func (m *mirror) journalled(ctx context.Context, run func(context.Context) error
 	if m.journal, err = openJournal(m.o.FS, m.o.StateDir, m.o.Store, m.b.Prefix, m.id); err != nil {
 		return m.result, err
 	}
-	err = run(ctx)
+	if err = m.sealing(); err == nil {
+		err = run(ctx)
+	}
+	if m.names != nil {
+		err = errors.Join(err, m.names.closeFile())
+	}
 	if cerr := m.journal.close(err == nil); err == nil {
 		err = cerr
 	}
@@ -140,6 +150,7 @@ type mirror struct {
 	dropped map[string]bool
 	texts   map[string][]byte // that were sent, by their names
 	journal *journal
+	names   *names        // nil: nothing is encrypted
 	slots   chan struct{} // one taken for each request that sends
 	pace    *pace
 
@@ -193,7 +204,11 @@ func (m *mirror) follow(ctx context.Context) (err error) {
 	if m.last, err = m.b.Latest(ctx); errors.As(err, new(*repo.NotFoundError)) {
 		m.last, err = nil, nil
 	}
+	if err == nil {
+		err = m.sameKind()
+	}
 	if err == nil && m.last != nil {
+		m.result.Unknown = m.last.unknown
 		m.dropped = make(map[string]bool)
 		for _, d := range m.last.allDrops() {
 			m.dropped[d.Key] = true
@@ -208,6 +223,9 @@ func (m *mirror) follow(ctx context.Context) (err error) {
 
 // finish makes the manifest, and ends what earlier runs began.
 func (m *mirror) finish(ctx context.Context) error {
+	if err := m.sendName(ctx); err != nil {
+		return err
+	}
 	if err := m.commit(ctx); err != nil {
 		return err
 	}
@@ -307,7 +325,7 @@ func (m *mirror) catchUp(ctx context.Context) error {
 		}
 		o, err := m.b.Objects.Stat(ctx, m.b.Prefix+f.Key, f.Version)
 		switch {
-		case err == nil && o.Size == f.Size && !m.dropped[f.Key]:
+		case err == nil && o.Size == f.stored().Size && !m.dropped[f.Key]:
 			m.add(f)
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return err
@@ -323,7 +341,13 @@ func (m *mirror) catchUp(ctx context.Context) error {
 
 // unchanged reports whether the last generation is what this one would be.
 func (m *mirror) unchanged() bool {
-	return m.last != nil && m.last.Head == m.state.Head && slices.Equal(m.last.Refs, m.state.Refs) && slices.Equal(m.last.Files, m.files)
+	if m.last == nil || m.last.unknown > 0 || !slices.Equal(m.last.Files, m.files) {
+		return false
+	}
+	if m.names != nil {
+		return m.sameRefs()
+	}
+	return m.last.Head == m.state.Head && slices.Equal(m.last.Refs, m.state.Refs)
 }
 
 // manifest returns the next manifest. One of a prune is no base: who believes the mirror may
@@ -348,11 +372,11 @@ func (m *mirror) manifest(ctx context.Context) (*Manifest, error) {
 		return x, nil
 	}
 	full, err := m.b.At(ctx, base)
-	if err != nil || full.Kind != Full {
+	if err != nil || full.Kind != Full || full.unknown > 0 {
 		return x, err
 	}
 	d := *x
-	d.Kind, d.Base, d.Drops = Diff, base, nil
+	d.Kind, d.Base, d.Drops, d.replaced = Diff, base, nil, replacedKeys(full.Files, m.files)
 	d.diff(full.Files, m.files)
 	if fullShare*(len(d.Files)+len(d.Gone)) > len(m.files) {
 		return x, nil
@@ -371,7 +395,10 @@ func (m *mirror) putManifest(ctx context.Context, x *Manifest) error {
 // putManifest signs a manifest and puts it where it counts. One that others may build on
 // gets a second copy; only who made the first may make that, so both are the same.
 func (b *Bucket) putManifest(ctx context.Context, x *Manifest, sign func([]byte) ([]byte, error)) error {
-	text := x.Append(nil)
+	text, err := b.text(x)
+	if err != nil {
+		return err
+	}
 	if sign != nil {
 		signature, err := sign(text)
 		if err != nil {
@@ -380,12 +407,17 @@ func (b *Bucket) putManifest(ctx context.Context, x *Manifest, sign func([]byte)
 		text = append(text, signature...)
 	}
 	body := Body{ReaderAt: bytes.NewReader(text), Size: int64(len(text)), SHA256: SumOf(text)}
+	if b.names != nil {
+		if err := b.names.noteGeneration(body.SHA256, refsSum(x.Head, x.Refs)); err != nil {
+			return err
+		}
+	}
 	if _, err := b.Objects.Put(ctx, b.Prefix+manifestKey(keyManifests, x.N), body); err != nil {
 		return err
 	}
 	if x.Kind == Diff {
 		return nil
 	}
-	_, err := b.Objects.Put(ctx, b.Prefix+manifestKey(keyBases, x.N), body)
+	_, err = b.Objects.Put(ctx, b.Prefix+manifestKey(keyBases, x.N), body)
 	return err
 }

@@ -120,8 +120,42 @@ func buckets(t *testing.T, test func(t *testing.T, b *s3sync.Bucket)) {
 	})
 }
 
+// allBuckets runs a test with buckets that are plain, and with such that are encrypted.
+func allBuckets(t *testing.T, test func(t *testing.T, b *s3sync.Bucket)) {
+	kinds(t, func(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
+		buckets(t, func(t *testing.T, b *s3sync.Bucket) { test(t, lock(b)) })
+	})
+}
+
+// kinds runs a test with mirrors that are plain and with such that are encrypted, which
+// lock makes of a bucket.
+func kinds(t *testing.T, test func(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket)) {
+	t.Run("plain", func(t *testing.T) { test(t, func(b *s3sync.Bucket) *s3sync.Bucket { return b }) })
+	t.Run("encrypted", func(t *testing.T) { test(t, locked) })
+}
+
+// The keys that mirrors are encrypted to in tests.
+const (
+	testIdentity  = "AGE-SECRET-KEY-1MSHV3ZD3SEAGNKSZ6VGGRDYY4J4G8ZQKWQJKVK69NN9M9DMSYNLSJFYZT0"
+	testRecipient = "age1xj02j3dlw436w4d4cjr2ps3udk6ccxrc8lpsgmt99utqh4hk2yxqn7lrjj"
+)
+
+// locked makes a bucket one that is encrypted, and can be read.
+func locked(b *s3sync.Bucket) *s3sync.Bucket {
+	to, err := s3sync.ParseRecipients([]byte(testRecipient))
+	if err != nil {
+		panic(err)
+	}
+	id, err := s3sync.ParseIdentity([]byte(testIdentity))
+	if err != nil {
+		panic(err)
+	}
+	b.Recipients, b.Identity = to, id
+	return b
+}
+
 func TestMirror(t *testing.T) {
-	buckets(t, func(t *testing.T, b *s3sync.Bucket) {
+	allBuckets(t, func(t *testing.T, b *s3sync.Bucket) {
 		ctx := context.Background()
 		if _, err := b.Latest(ctx); !errors.As(err, new(*repo.NotFoundError)) {
 			t.Fatalf("an empty bucket: %v", err)
@@ -167,14 +201,16 @@ func TestMirror(t *testing.T) {
 
 // A mirror run that fails at any request leaves the last generation as it was, and the
 // next run completes.
-func TestMirrorFaults(t *testing.T) {
+func TestMirrorFaults(t *testing.T) { kinds(t, testMirrorFaults) }
+
+func testMirrorFaults(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	ctx := context.Background()
 	broken := errors.New("the line is dead")
 	for _, when := range []string{"before", "after"} {
 		t.Run(when, func(t *testing.T) {
 			for k, done := int64(1), false; !done; k++ {
 				m := newMemory()
-				b := &s3sync.Bucket{Objects: &s3sync.Patient{Objects: m}, Prefix: "build/"}
+				b := lock(&s3sync.Bucket{Objects: &s3sync.Patient{Objects: m}, Prefix: "build/"})
 				s := newSource(t)
 				s.save(3)
 				s.mirror(b)
@@ -214,10 +250,12 @@ func TestMirrorFaults(t *testing.T) {
 
 // Each request fails the first time, before or after it was done: the run succeeds all the
 // same.
-func TestMirrorRetries(t *testing.T) {
+func TestMirrorRetries(t *testing.T) { kinds(t, testMirrorRetries) }
+
+func testMirrorRetries(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	for _, when := range []string{"before", "after"} {
 		m := newMemory()
-		b := &s3sync.Bucket{Objects: &s3sync.Patient{Objects: m, Pause: time.Microsecond}, Prefix: "build/"}
+		b := lock(&s3sync.Bucket{Objects: &s3sync.Patient{Objects: m, Pause: time.Microsecond}, Prefix: "build/"})
 		s := newSource(t)
 		s.save(3)
 		s.mirror(b)
@@ -245,10 +283,12 @@ func TestMirrorRetries(t *testing.T) {
 }
 
 // A newest manifest that is damaged or a fake is passed over.
-func TestBadManifests(t *testing.T) {
+func TestBadManifests(t *testing.T) { kinds(t, testBadManifests) }
+
+func testBadManifests(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	ctx := context.Background()
 	m := newMemory()
-	b := &s3sync.Bucket{Objects: m, Prefix: "build/"}
+	b := lock(&s3sync.Bucket{Objects: m, Prefix: "build/"})
 	s := newSource(t)
 	s.save(3)
 	s.mirror(b)

@@ -76,7 +76,7 @@ func (b *Bucket) Prune(ctx context.Context, o PruneOptions) (PruneResult, error)
 		o.Workers = 8
 	}
 	for try := 0; ; try++ {
-		p := prune{b: b, o: o}
+		p := prune{b: b.shut(), o: o}
 		if err := p.mark(ctx); err != nil || o.DryRun || !p.changes {
 			return p.result, err
 		}
@@ -263,7 +263,7 @@ func (p *prune) old(ctx context.Context) error {
 
 // ownKey is what keys of a repository look like, apart from manifests. Others are left alone:
 // another repository may be mirrored to a prefix below this one.
-var ownKey = regexp.MustCompile(`^(objects/pack/pack-[^/]+|kedge/segments/[^/]+|state/[0-9a-f]{64}(~[0-9]+)?|RESTORE\.txt(~[0-9]+)?)$`)
+var ownKey = regexp.MustCompile(`^(objects/pack/pack-[^/]+|data/[0-9a-f]{32}|kedge/segments/[^/]+|state/[0-9a-f]{64}(~[0-9]+)?|RESTORE\.txt(~[0-9]+)?)$`)
 
 // unneeded reports whether a key is one that a prune drops.
 func (p *prune) unneeded(key string) bool {

@@ -177,17 +177,19 @@ func (p *pull) file(ctx context.Context, f File) error {
 		return err
 	}
 	defer to.Abort()
+	from, err := p.b.reader(ctx, f)
+	if err != nil {
+		return err
+	}
 	h := sha256.New()
 	buf := make([]byte, readStep)
 	for off := int64(0); off < f.Size; {
 		want := buf[:min(int64(len(buf)), f.Size-off)]
-		n, err := p.b.Objects.Get(ctx, p.b.Prefix+f.Key, f.Version, want, off)
-		if n < len(want) {
-			if errors.Is(err, fs.ErrNotExist) {
-				err = lostFile(p.b.Prefix + f.Key)
-			} else if err == nil || err == io.EOF {
-				err = &pack.CorruptError{File: p.b.Prefix + f.Key, Off: off + int64(n), Reason: "it ends before its time"}
-			}
+		n, err := io.ReadFull(from, want)
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			err = &pack.CorruptError{File: p.b.Prefix + f.Key, Off: off + int64(n), Reason: "it ends before its time"}
+		}
+		if err != nil {
 			return err
 		}
 		h.Write(want)

@@ -28,7 +28,7 @@ func gitClean(t *testing.T, dir string) {
 
 // A repository that was pulled is the one that was mirrored, and follows it.
 func TestPull(t *testing.T) {
-	buckets(t, func(t *testing.T, b *s3sync.Bucket) {
+	allBuckets(t, func(t *testing.T, b *s3sync.Bucket) {
 		ctx := context.Background()
 		s, to := newSource(t), filepath.Join(t.TempDir(), "copy")
 		for night := range 3 {
@@ -102,10 +102,12 @@ func (s *source) checkDir(n int) {
 }
 
 // A pull that is cut short anywhere leaves nothing wrong, and the next one completes.
-func TestPullFaults(t *testing.T) {
+func TestPullFaults(t *testing.T) { kinds(t, testPullFaults) }
+
+func testPullFaults(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	ctx, broken := context.Background(), errors.New("the line is dead")
 	m := newMemory()
-	b := &s3sync.Bucket{Objects: m, Prefix: "build/"}
+	b := lock(&s3sync.Bucket{Objects: m, Prefix: "build/"})
 	s := newSource(t)
 	s.save(3)
 	s.save(3)
@@ -139,10 +141,12 @@ func TestPullFaults(t *testing.T) {
 
 // Bytes that are wrong in the bucket, or not there, are found, and nothing of them gets a
 // name. An idx is made anew; of packs the others come.
-func TestPullDamage(t *testing.T) {
+func TestPullDamage(t *testing.T) { kinds(t, testPullDamage) }
+
+func testPullDamage(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	ctx := context.Background()
 	m := newMemory()
-	b := &s3sync.Bucket{Objects: m, Prefix: "build/"}
+	b := lock(&s3sync.Bucket{Objects: m, Prefix: "build/"})
 	s := newSource(t)
 	s.save(3)
 	s.save(3)

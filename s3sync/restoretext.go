@@ -11,11 +11,20 @@ import (
 //go:embed RESTORE.txt
 var RestoreText string
 
+// SealedRestoreText is that of a mirror that is encrypted, which is not encrypted itself.
+//
+//go:embed RESTORE-age.txt
+var SealedRestoreText string
+
 // nameRestoreText is its name. A text that another version of kedge sends has a key of its
 // own, as any file that changes.
 const nameRestoreText = "RESTORE.txt"
 
 // sendRestoreText adds the text. The manifest names it, so that a prune leaves it alone.
 func (m *mirror) sendRestoreText(ctx context.Context) error {
-	return m.sendText(ctx, nameRestoreText, nameRestoreText, []byte(RestoreText))
+	text := RestoreText
+	if m.names != nil {
+		text = SealedRestoreText
+	}
+	return m.sendText(ctx, nameRestoreText, nameRestoreText, []byte(text))
 }

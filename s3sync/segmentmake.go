@@ -70,7 +70,7 @@ func (m *mirror) makeSegments(ctx context.Context) error {
 	old := make(map[string][]*oldSegment)
 	covered := make(map[pack.ID]bool)
 	for _, f := range last {
-		s, err := m.oldSegment(f, packs)
+		s, err := m.oldSegment(ctx, f, packs)
 		if err != nil {
 			if ctx.Err() != nil || !damaged(err) {
 				return err
@@ -140,24 +140,35 @@ func (m *mirror) segmentsFit(packs map[pack.ID]int64, last []File) bool {
 }
 
 // oldSegment reads the head of a segment.
-func (m *mirror) oldSegment(f File, packs map[pack.ID]int64) (*oldSegment, error) {
+func (m *mirror) oldSegment(ctx context.Context, f File, packs map[pack.ID]int64) (*oldSegment, error) {
+	if m.names != nil {
+		return m.sealedSegment(ctx, f, packs)
+	}
 	s := m.b.Snapshot(m.last, NewCache(0))
 	g := segment{file: s.file(f, pageSize)}
 	if g.open(); g.err != nil {
 		return nil, g.err
 	}
 	o := &oldSegment{file: f, rows: g.rows, head: g.segmentHead}
+	var ids []pack.ID
 	for _, p := range g.packs {
-		if p.base != 0 {
-			continue
+		if p.base == 0 {
+			ids = append(ids, p.id)
 		}
-		if _, ok := packs[p.id]; !ok {
+	}
+	o.take(ids, packs)
+	return o, nil
+}
+
+// take notes which packs of a segment are still there.
+func (o *oldSegment) take(ids []pack.ID, packs map[pack.ID]int64) {
+	for _, id := range ids {
+		if _, ok := packs[id]; !ok {
 			o.stale = true
 			continue
 		}
-		o.packs = append(o.packs, p.id)
+		o.packs = append(o.packs, id)
 	}
-	return o, nil
 }
 
 // segmentsOf adds the segments of one class.
@@ -311,6 +322,9 @@ func (m *mirror) sendSegment(ctx context.Context, kind string, list []*source, r
 	size, err := f.Size()
 	if err != nil {
 		return err
+	}
+	if m.names != nil {
+		return m.sealSegment(ctx, kind, f, size, list, rows)
 	}
 	partSize := int64(0)
 	if _, ok := partedOf(m.b.Objects); ok {

@@ -131,6 +131,9 @@ func (m *mirror) sendFile(ctx context.Context, name string) error {
 		return err
 	}
 	defer blob.Close()
+	if m.names != nil {
+		return m.sendSealed(ctx, name, blob, blob.Size())
+	}
 	partSize := int64(0)
 	if _, ok := partedOf(m.b.Objects); ok {
 		partSize = partSizeOf(blob.Size(), m.o.PartSize)
@@ -177,6 +180,9 @@ func (m *mirror) sendText(ctx context.Context, name, key string, text []byte) er
 	m.result.Todo++
 	m.result.TodoBytes += int64(len(text))
 	m.mu.Unlock()
+	if m.names != nil && name != nameRestoreText {
+		return m.sendSealed(ctx, name, bytes.NewReader(text), int64(len(text)))
+	}
 	b := Body{ReaderAt: &paced{ctx, bytes.NewReader(text), m.pace}, Size: int64(len(text)), SHA256: sum}
 	return m.send(ctx, name, key, b, nil)
 }
@@ -224,7 +230,7 @@ func (m *mirror) send(ctx context.Context, name, key string, b Body, parts []Sum
 // put makes sure that there is an object of the bytes of b.
 func (m *mirror) put(ctx context.Context, key string, b Body, parts []Sum) (File, error) {
 	f := File{Size: b.Size, SHA256: b.SHA256}
-	if m.journal.cut { // it may have been sent by the run that was cut short
+	if m.journal.cut && m.names == nil { // it may have been sent by the run that was cut short
 		same, o, err := holds(ctx, m.b.Objects, key, "", b)
 		if err == nil && !same {
 			return f, fmt.Errorf("%s: %w", key, ErrExists)

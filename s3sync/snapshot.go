@@ -40,13 +40,23 @@ func (s *Snapshot) Open(ctx context.Context, name string) (repo.Blob, error) {
 	x := s.file(f, blockSize)
 	if path.Ext(name) == ".pack" {
 		x.ahead = new(ahead)
+		if x.sealed != nil {
+			x.sealed.at.ahead = x.ahead
+		}
 	}
 	return x, nil
 }
 
 // file returns a file that is read in blocks.
 func (s *Snapshot) file(f File, step int64) *remoteFile {
-	return &remoteFile{s: s.b.Objects, cache: s.cache, key: s.b.Prefix + f.Key, file: f, step: step, local: s.copies[f.SHA256]}
+	x := &remoteFile{s: s.b.Objects, cache: s.cache, key: s.b.Prefix + f.Key, file: f, step: step, local: s.copies[f.SHA256]}
+	if f.encrypted() {
+		at := *x
+		at.local = nil
+		at.file = File{Name: f.Name, Size: f.Cipher.Size, SHA256: f.Cipher.SHA256, Key: f.Key, Version: f.Version}
+		x.sealed = &sealedFile{at: &at, size: f.Size, id: s.b.Identity}
+	}
+	return x
 }
 
 // List calls fn for the files below dir, in the order of their names.
@@ -69,6 +79,9 @@ func (s *Snapshot) Remove(context.Context, string) error { return repo.ErrReadOn
 
 // State returns what changes in the repository, as it was.
 func (s *Snapshot) State(ctx context.Context) (repo.State, error) {
+	if s.g.Locked {
+		return repo.State{}, &LockedError{s.b.name()}
+	}
 	st := repo.State{Refs: s.g.Refs, Head: s.g.Head}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -93,7 +106,7 @@ func (s *Snapshot) State(ctx context.Context) (repo.State, error) {
 
 // text reads a file of which the manifest names a copy.
 func (s *Snapshot) text(ctx context.Context, f File) ([]byte, error) {
-	text, err := readAll(ctx, s.b.Objects, s.b.Prefix+f.Key, f.Version, int(f.Size), int(min(f.Size, readStep))+1)
+	text, err := s.b.readSmall(ctx, f, int(f.Size))
 	if err == nil && SumOf(text) != f.SHA256 {
 		err = &pack.CorruptError{File: s.b.Prefix + f.Key, Off: -1, Reason: "its SHA-256 is not what the manifest says"}
 	}

@@ -2,9 +2,11 @@ package s3sync
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"sync"
 	"sync/atomic"
@@ -116,21 +118,24 @@ func damagedf(format string, args ...any) error {
 }
 
 func (b *Bucket) verify(ctx context.Context, f File, read bool) (outcome, error) {
-	key := b.Prefix + f.Key
+	key, at := b.Prefix+f.Key, f.stored()
 	o, err := b.Objects.Stat(ctx, key, f.Version)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return outDamaged, damagedf("%s is missing", key)
 	case err != nil:
 		return outDamaged, err
-	case o.Size != f.Size:
-		return outDamaged, damagedf("%s has %d bytes, not %d", key, o.Size, f.Size)
-	case !o.SHA256.IsZero() && o.SHA256 != f.SHA256:
+	case o.Size != at.Size:
+		return outDamaged, damagedf("%s has %d bytes, not %d", key, o.Size, at.Size)
+	case !o.SHA256.IsZero() && o.SHA256 != at.SHA256:
 		return outDamaged, damagedf("%s has another checksum", key)
 	case !o.PartSums.IsZero() && !f.PartSums.IsZero() && o.PartSums != f.PartSums:
 		return outDamaged, damagedf("%s has parts of other checksums", key)
 	case read:
-		sum, err := sumReader(objectReader{ctx, b.Objects, key, f.Version}, f.Size)
+		sum, err := b.sumFile(ctx, f)
+		if damaged(err) {
+			return outDamaged, damagedf("%v", err)
+		}
 		if err != nil {
 			return outDamaged, err
 		}
@@ -142,6 +147,19 @@ func (b *Bucket) verify(ctx context.Context, f File, read bool) (outcome, error)
 		return outUnknown, nil
 	}
 	return outChecked, nil
+}
+
+// sumFile reads a file and returns its SHA-256. One that is encrypted is decrypted.
+func (b *Bucket) sumFile(ctx context.Context, f File) (Sum, error) {
+	from, err := b.reader(ctx, f)
+	if err != nil {
+		return Sum{}, err
+	}
+	h := sha256.New()
+	if _, err := io.CopyBuffer(h, struct{ io.Reader }{from}, make([]byte, 256<<10)); err != nil {
+		return Sum{}, err
+	}
+	return Sum(h.Sum(nil)), nil
 }
 
 // Listed is a generation as a list of them shows it.

@@ -11,10 +11,12 @@ import (
 
 // Each file of a generation that is missing, cut short or changed is named; what a store
 // says of its checksums finds a file that is another one, and reading finds rot below it.
-func TestVerify(t *testing.T) {
+func TestVerify(t *testing.T) { kinds(t, testVerify) }
+
+func testVerify(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	ctx := context.Background()
 	m := newMemory()
-	b := &s3sync.Bucket{Objects: m, Prefix: "b/"}
+	b := lock(&s3sync.Bucket{Objects: m, Prefix: "b/"})
 	s := newSource(t)
 	s.save(3)
 	s.mirror(b)
@@ -61,10 +63,12 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-func TestGenerations(t *testing.T) {
+func TestGenerations(t *testing.T) { kinds(t, testGenerations) }
+
+func testGenerations(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	ctx := context.Background()
 	m := newMemory()
-	b := &s3sync.Bucket{Objects: m, Prefix: "b/"}
+	b := lock(&s3sync.Bucket{Objects: m, Prefix: "b/"})
 	s := newSource(t)
 	for range 3 {
 		s.save(1)
@@ -93,9 +97,11 @@ func TestGenerations(t *testing.T) {
 
 // Of a file that was sent in parts the store tells the sum of their sums, which the manifest
 // has, too: that costs no egress either.
-func TestVerifyParts(t *testing.T) {
+func TestVerifyParts(t *testing.T) { kinds(t, testVerifyParts) }
+
+func testVerifyParts(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	m := newMemory()
-	b := &s3sync.Bucket{Objects: m, Prefix: "b/", Check: s3sync.Trust()}
+	b := lock(&s3sync.Bucket{Objects: m, Prefix: "b/", Check: s3sync.Trust()})
 	newSweep(t, b)
 	g, err := b.Latest(context.Background())
 	if err != nil {

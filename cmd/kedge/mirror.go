@@ -61,6 +61,8 @@ type mirrorOptions struct {
 	root, key         string
 	pull, unsafe      bool
 	partial           bool
+	encryptTo         []string
+	recipients        []string
 	workers           int
 	lockDays          int
 	bwlimit, partSize sizeValue
@@ -71,6 +73,8 @@ func (o *mirrorOptions) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.pull, "pull", false, "bring back what was mirrored")
 	f.BoolVar(&o.partial, "partial", false, "with --pull: complete a repository of which packs are lost")
 	f.StringVar(&o.key, "mirror-key", "", "sign manifests with the key in `FILE`, made by the first run (default: ROOT/.kedge/state/mirror_key)")
+	f.StringArrayVar(&o.encryptTo, "encrypt-to", nil, "encrypt to the public key `RECIPIENT` of age; may be given more than once")
+	f.StringArrayVar(&o.recipients, "recipients-file", nil, "encrypt to the public keys in `FILE`, one a line")
 	f.IntVar(&o.workers, "parallel", 4, "send `N` files, or parts of large ones, at once")
 	f.Var(&o.bwlimit, "bwlimit", "send at most `SIZE` a second")
 	f.Var(&o.partSize, "part-size", "send files of more than twice this `SIZE` in parts (default 16M)")
@@ -89,6 +93,8 @@ func (o *mirrorOptions) check() error {
 		return usagef("option --object-lock-days: %d is not from 0 to %d", o.lockDays, maxLockDays)
 	case o.partial && !o.pull:
 		return usagef("--partial goes with --pull only")
+	case o.pull && len(o.encryptTo)+len(o.recipients) > 0:
+		return usagef("--pull sends nothing: --encrypt-to does not go with it, but --identity")
 	case o.pull && (o.bwlimit != 0 || o.partSize != 0 || o.unsafe || o.key != "" || o.lockDays != 0):
 		return usagef("--pull sends nothing: --bwlimit, --part-size, --unsafe-store, --object-lock-days and --mirror-key do not go with it")
 	}
@@ -150,6 +156,9 @@ func (a *app) mirrorCommand() *cobra.Command {
 		}
 		if err := o.check(); err != nil {
 			return err
+		}
+		if a.common.store.identity != "" && !o.pull {
+			return usagef("--identity reads a mirror: whoever sends to one needs no private key")
 		}
 		s, err := a.objects(at)
 		if err != nil {
@@ -217,19 +226,25 @@ type mirrorRun struct {
 	a            *app
 	o            mirrorOptions
 	objects      s3sync.Objects
+	at           bucketAt
+	to           *s3sync.Recipients // nil: nothing is encrypted
+	unmixed      bool               // that was found out
 	sign         func([]byte) ([]byte, error)
 	state, store string // see s3sync.MirrorOptions
 }
 
 // newMirrorRun begins a run. Without a root, dir is the one repository.
 func (a *app) newMirrorRun(s s3sync.Objects, at bucketAt, o mirrorOptions, dir string) (*mirrorRun, error) {
-	m := &mirrorRun{a: a, o: o, objects: s}
+	to, err := a.recipients(o)
+	if err != nil {
+		return nil, err
+	}
+	m := &mirrorRun{a: a, o: o, objects: s, at: at, to: to}
 	keys := filepath.Join(dir, "kedge")
 	if o.root != "" {
 		m.state = filepath.Join(o.root, ownDir, "state")
 		keys = m.state
 	}
-	var err error
 	if m.sign, err = a.mirrorKey(cmp.Or(o.key, filepath.Join(keys, "mirror_key"))); err != nil {
 		return nil, err
 	}
@@ -242,11 +257,18 @@ func (a *app) newMirrorRun(s s3sync.Objects, at bucketAt, o mirrorOptions, dir s
 func (m *mirrorRun) one(ctx context.Context, j mirrorJob) (s3sync.MirrorResult, error) {
 	a := m.a
 	b, err := a.bucket(m.objects, j.to)
+	if err == nil {
+		err = m.alike(ctx)
+	}
+	if err != nil {
+		return s3sync.MirrorResult{}, err
+	}
+	name, err := a.seal(ctx, b, j, m.to)
 	if err != nil {
 		return s3sync.MirrorResult{}, err
 	}
 	options := s3sync.MirrorOptions{
-		FS: a.FS, Dir: j.dir, Workers: m.o.workers, Now: a.now, Progress: a.mirrorProgress, Sign: m.sign,
+		FS: a.FS, Dir: j.dir, Name: name, Workers: m.o.workers, Now: a.now, Progress: a.mirrorProgress, Sign: m.sign,
 		StateDir: m.state, Store: m.store, PartSize: int64(m.o.partSize),
 		BytesPerSecond: int64(m.o.bwlimit), Unsafe: m.o.unsafe, LockDays: m.o.lockDays,
 	}
@@ -257,6 +279,10 @@ func (m *mirrorRun) one(ctx context.Context, j mirrorJob) (s3sync.MirrorResult, 
 		r, err = b.Mirror(ctx, options)
 	}
 	a.ui.done()
+	if r.Unknown > 0 {
+		a.ui.line("warning: %s: nothing in the state directory tells any more what was sent earlier: %s of the last generation are sent anew",
+			escape(j.to.String()), plural(int64(r.Unknown), "file"))
+	}
 	if errors.As(err, new(*s3sync.UnsafeStoreError)) {
 		err = withHint(&codedError{exitRefused, err}, "if only one run at a time can happen there, --unsafe-store mirrors to it all the same")
 	}

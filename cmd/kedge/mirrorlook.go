@@ -44,7 +44,7 @@ func (a *app) mirrorVerifyCommand() *cobra.Command {
 }
 
 // mirrorAt returns the repository at an address.
-func (a *app) mirrorAt(_ context.Context, arg string) (*s3sync.Bucket, bucketAt, error) {
+func (a *app) mirrorAt(ctx context.Context, arg string) (*s3sync.Bucket, bucketAt, error) {
 	at, err := parseBucket(arg)
 	if err != nil {
 		return nil, at, err
@@ -53,7 +53,11 @@ func (a *app) mirrorAt(_ context.Context, arg string) (*s3sync.Bucket, bucketAt,
 	if err != nil {
 		return nil, at, err
 	}
-	b, err := a.bucket(s, at)
+	in, err := a.resolve(ctx, s, at)
+	if err != nil {
+		return nil, at, fmt.Errorf("%s: %w", escape(at.String()), err)
+	}
+	b, err := a.bucket(s, in)
 	return b, at, err
 }
 

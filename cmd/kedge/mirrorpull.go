@@ -18,18 +18,33 @@ import (
 func (a *app) pullJobs(ctx context.Context, s s3sync.Objects, root string, at bucketAt) ([]mirrorJob, error) {
 	if root == "" {
 		dir, err := a.home()
+		if err == nil {
+			at, err = a.resolve(ctx, s, at)
+		}
 		return []mirrorJob{{dir, at}}, err
 	}
-	names, err := s3sync.Names(ctx, s, at.prefix)
-	if err == nil && len(names) == 0 {
+	id, err := a.identity()
+	if err != nil {
+		return nil, err
+	}
+	places, err := s3sync.Places(ctx, s, at.prefix, id)
+	if err == nil && len(places) == 0 {
 		err = &repo.NotFoundError{What: "repository", Name: at.String()}
 	}
 	var jobs []mirrorJob
-	for _, name := range names {
+	for i, p := range places {
+		if p.Err != nil {
+			return nil, a.locked(at, p.Err)
+		}
+		name := p.Name
+		if i > 0 && places[i-1].Name == name {
+			return nil, fmt.Errorf("%s: two repositories are called %s: %s and %s; bring back one at a time, with -d and these in place of the name",
+				escape(at.String()), quote(name), places[i-1].Dir, p.Dir)
+		}
 		if name != filepath.Base(name) || name == "." || name == ".." {
 			return nil, fmt.Errorf("%s: a repository is called %s", escape(at.String()), quote(name))
 		}
-		jobs = append(jobs, mirrorJob{filepath.Join(root, name), bucketAt{at.bucket, at.prefix + name + "/"}})
+		jobs = append(jobs, mirrorJob{filepath.Join(root, name), bucketAt{at.bucket, at.prefix + p.Dir + "/"}})
 	}
 	return jobs, err
 }
@@ -79,6 +94,9 @@ func (a *app) pull(ctx context.Context, s s3sync.Objects, at bucketAt, o mirrorO
 
 // lostFiles names the files of a generation that cannot be had.
 func (a *app) lostFiles(j mirrorJob, o mirrorOptions, err error) error {
+	if errors.As(err, new(*s3sync.LockedError)) {
+		return a.locked(j.to, err)
+	}
 	named := fmt.Errorf("%s to %s: %w", escape(j.to.String()), quote(j.dir), err)
 	var lost *s3sync.LostError
 	if !errors.As(err, &lost) {
@@ -126,13 +144,21 @@ func (a *app) pullProgress(r s3sync.PullResult) {
 // ownDir is where a server has its own things below its root.
 const ownDir = ".kedge"
 
-// ownFiles are those that are mirrored. Others are secrets, or are made anew.
-var ownFiles = []string{"authorized_keys", "config", "kedge.toml"}
+// ownFiles are those that are mirrored. Others are secrets, or are made anew. secretFiles are
+// mirrored only where they are encrypted.
+var (
+	ownFiles    = []string{"authorized_keys", "config", "kedge.toml"}
+	secretFiles = []string{"host_key"}
+)
 
 // mirrorOwn mirrors what a server has of its own.
 func (a *app) mirrorOwn(ctx context.Context, b *s3sync.Bucket, dir string, o s3sync.MirrorOptions) (s3sync.MirrorResult, error) {
 	files := make(map[string][]byte)
-	for _, name := range ownFiles {
+	names := ownFiles
+	if b.Recipients != nil {
+		names = slices.Concat(ownFiles, secretFiles)
+	}
+	for _, name := range names {
 		text, err := a.FS.ReadFile(filepath.Join(dir, name), s3sync.MaxText)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

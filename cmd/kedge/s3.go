@@ -26,12 +26,14 @@ type store struct {
 	region     string
 	generation uint64
 	trust      string
+	identity   string
 }
 
 func (o *store) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.endpoint, "endpoint", o.endpoint, "s3:// is at `URL` (default: $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL, ~/.aws/config, Amazon)")
 	f.StringVar(&o.region, "region", o.region, "s3:// is in this `REGION` (default: $AWS_REGION, ~/.aws/config)")
 	f.StringVar(&o.trust, "trust", o.trust, "believe only manifests of a mirror that a key in `FILE` signed")
+	f.StringVar(&o.identity, "identity", o.identity, "an encrypted mirror is read with a private key in `FILE`, as age-keygen writes it")
 	f.Uint64Var(&o.generation, "generation", o.generation, "read generation `N` of a mirror (default: the newest)")
 }
 
@@ -118,7 +120,11 @@ func (a *app) objects(at bucketAt) (*s3sync.Patient, error) {
 // bucket returns the repository at an address, of which only manifests count that are
 // signed as the user wants it.
 func (a *app) bucket(s s3sync.Objects, at bucketAt) (*s3sync.Bucket, error) {
-	b := &s3sync.Bucket{Objects: s, Prefix: at.prefix, Check: s3sync.Trust()}
+	id, err := a.identity()
+	if err != nil {
+		return nil, err
+	}
+	b := &s3sync.Bucket{Objects: s, Prefix: at.prefix, Check: s3sync.Trust(), Identity: id}
 	if a.common.store.trust == "" {
 		return b, nil
 	}
@@ -167,6 +173,9 @@ func (a *app) openMirrored(ctx context.Context, p place) (repository, error) {
 	if err != nil {
 		return nil, err
 	}
+	if g.Locked {
+		return nil, a.locked(at, &s3sync.LockedError{Name: at.String()})
+	}
 	cache := s3sync.NewCache(cacheBytes)
 	cache.Disk = &s3sync.DiskCache{FS: a.FS, Dir: a.mirrorCache(at)}
 	snapshot := b.Snapshot(g, cache)
@@ -197,17 +206,38 @@ func (a *app) noMirror(ctx context.Context, s s3sync.Objects, at bucketAt, err e
 	}
 	parent, name := path.Split(strings.TrimSuffix(at.prefix, "/"))
 	none = &repo.NotFoundError{What: "mirror", Name: at.String()}
-	names, err := s3sync.Names(ctx, s, parent)
+	if places, err := s3sync.Places(ctx, s, parent, nil); err == nil && a.common.store.identity == "" {
+		for _, p := range places {
+			if p.Encrypted {
+				return withHint(none, fmt.Sprintf("mirrors in %s are encrypted: --identity FILE tells their names", escape(bucketAt{at.bucket, parent}.String())))
+			}
+		}
+	}
+	id, err := a.identity()
+	if err != nil {
+		return err
+	}
+	names, err := placeNames(ctx, s, parent, id)
 	if err != nil {
 		return none
 	}
-	if inside, err := s3sync.Names(ctx, s, at.prefix); err == nil && len(inside) > 0 {
+	if inside, err := placeNames(ctx, s, at.prefix, nil); err == nil && len(inside) > 0 {
 		return withHint(none, fmt.Sprintf("there are mirrors below it: '%s ls -r %s/' lists them", a.name, escape(at.String())))
 	}
 	if none.Near = repo.Nearest(name, names); len(none.Near) > 0 || len(names) == 0 {
 		return none
 	}
 	return withHint(none, fmt.Sprintf("'%s ls -r %s/' lists those that are there", a.name, escape(bucketAt{at.bucket, parent}.String())))
+}
+
+// placeNames returns what the repositories in a store are called, as far as it can be told.
+func placeNames(ctx context.Context, s s3sync.Objects, prefix string, id *s3sync.Identity) ([]string, error) {
+	places, err := s3sync.Places(ctx, s, prefix, id)
+	var names []string
+	for _, p := range places {
+		names = append(names, cmp.Or(p.Name, p.Dir))
+	}
+	return names, err
 }
 
 // mirrorEntry is a repository among those of a mirror.
@@ -230,9 +260,23 @@ func (a *app) listMirrors(ctx context.Context, p place, long bool) (ok bool, err
 	if err != nil {
 		return false, err
 	}
-	names, err := s3sync.Names(ctx, s, at.prefix)
-	if err != nil || len(names) == 0 {
+	id, err := a.identity()
+	if err != nil {
 		return false, err
+	}
+	places, err := s3sync.Places(ctx, s, at.prefix, id)
+	if err != nil || len(places) == 0 {
+		return false, err
+	}
+	var names []string
+	for _, p := range places {
+		if p.Err == nil {
+			names = append(names, p.Name)
+		} else if err := a.locked(at, p.Err); errors.As(p.Err, new(*s3sync.LockedError)) {
+			return true, err
+		} else {
+			a.ui.line("warning: %s", escapeText(err.Error()))
+		}
 	}
 	if !long && !a.common.json {
 		return true, a.listRepos(names, nil)
@@ -242,10 +286,13 @@ func (a *app) listMirrors(ctx context.Context, p place, long bool) (ok bool, err
 			return true, err
 		}
 	}
-	for _, name := range names {
-		b, err := a.bucket(s, bucketAt{at.bucket, at.prefix + name + "/"})
+	for _, p := range places {
+		if p.Err != nil {
+			continue
+		}
+		b, err := a.bucket(s, bucketAt{at.bucket, at.prefix + p.Dir + "/"})
 		if err == nil {
-			err = a.listMirror(ctx, b, name)
+			err = a.listMirror(ctx, b, p.Name)
 		}
 		if err != nil {
 			return true, err
