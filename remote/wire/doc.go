@@ -48,11 +48,11 @@
 //
 // An Add of one blob "hello\n" to session 1, class Data, tag 7:
 //
-//	00000030 08 00 0000 00000007   n = 48, Add
+//	0000002d 08 00 0000 00000007   n = 45, Add
 //	01 00                          session 1, Data
 //	ce013625030ba8dba906f756967f9e9ca394464a
 //	                               id
-//	2b2c83a4                       crc
-//	13 36 7801010600f9ff68656c6c6f0a08460215
-//	                               bytes, 19: header of a blob of 6, zlib stream
+//	1ea9c370                       crc
+//	12 36 7801010600f9ff68656c6c6f0a084b021f
+//	                               bytes, 18: header of a blob of 6, zlib stream
 package wire
