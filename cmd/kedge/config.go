@@ -67,7 +67,15 @@ func (a *app) configCheckCommand() *cobra.Command {
 				problems = append(problems, fmt.Errorf("job %s: %w", c.Jobs[i].Job, err))
 			}
 		}
-		problems = append(problems, a.checkServer(c.Server)...)
+		problems = append(problems, a.checkServer(ctx, c.Server)...)
+		if len(c.Jobs) > 0 && a.exists(c.State) {
+			if err := spaceOf(c.State); err != nil {
+				problems = append(problems, err)
+			}
+		}
+		if err := a.checkClock(); err != nil {
+			problems = append(problems, err)
+		}
 		if len(problems) > 0 {
 			return &codedError{exitUsage, errors.Join(problems...)}
 		}
@@ -159,22 +167,6 @@ func writable(dir string) []error {
 		return []error{err}
 	}
 	return nil
-}
-
-// checkServer looks at the world of a server.
-func (a *app) checkServer(s *job.Server) (problems []error) {
-	if s == nil {
-		return nil
-	}
-	if !a.exists(s.Root) {
-		problems = append(problems, fmt.Errorf("server.root: there is no %s", s.Root))
-	}
-	for _, file := range []string{s.AuthorizedKeys, s.HostKey} {
-		if file != "" && !a.exists(file) {
-			problems = append(problems, fmt.Errorf("server: there is no %s", file))
-		}
-	}
-	return problems
 }
 
 func (a *app) configInitCommand() *cobra.Command {

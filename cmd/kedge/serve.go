@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,7 +65,19 @@ func (a *app) serveCommand() *cobra.Command {
 	f.IntVar(&o.sessions, "sessions", 0, "at most `N` sessions at once (default 128)")
 	f.IntVar(&o.perKey, "sessions-per-key", 0, "at most `N` sessions of one key at once (default 8)")
 	f.DurationVar(&o.grace, "grace", 30*time.Second, "at the end, sessions have this `TIME` to end by themselves")
-	return a.command(cmd, func(ctx context.Context, _ []string) error { return a.serve(ctx, o) })
+	return a.command(cmd, func(ctx context.Context, _ []string) error {
+		s, err := a.configuredServer()
+		if err != nil {
+			return err
+		}
+		if s != nil && (o.root == "" || filepath.Clean(o.root) == filepath.Clean(s.Root)) { // the command line comes first
+			if s.Listen != "" && !f.Changed("listen") {
+				o.listen = s.Listen
+			}
+			o.keys, o.hostKey = cmp.Or(o.keys, s.AuthorizedKeys), cmp.Or(o.hostKey, s.HostKey)
+		}
+		return a.serve(ctx, o)
+	})
 }
 
 func (a *app) serve(ctx context.Context, o serveOptions) error {

@@ -77,7 +77,16 @@ func (a *app) serverCommand() *cobra.Command {
 
 // serverRoot returns the directory of the repositories of a server.
 func (a *app) serverRoot(root string) (string, error) {
-	for _, dir := range []string{root, a.Env("KEDGE_ROOT"), a.Env("HOME"), "."} {
+	configured := ""
+	if root == "" && a.Env("KEDGE_ROOT") == "" {
+		s, err := a.configuredServer()
+		if err != nil {
+			return "", err
+		} else if s != nil {
+			configured = s.Root
+		}
+	}
+	for _, dir := range []string{root, a.Env("KEDGE_ROOT"), configured, a.Env("HOME"), "."} {
 		if strings.HasPrefix(dir, "s3://") {
 			return dir, nil
 		}

@@ -209,21 +209,7 @@ func (a *app) serverMirror(s *job.Server, at bucketAt) (*mirrorRun, error) {
 			return nil, usagef("server.mirror.bwlimit: %v", err)
 		}
 	}
-	if a.common.store.endpoint == "" {
-		a.common.store.endpoint = m.Endpoint
-	}
-	if a.common.store.region == "" {
-		a.common.store.region = m.Region
-	}
-	if m.Profile != "" {
-		env := a.Env
-		a.Env = func(name string) string {
-			if name == "AWS_PROFILE" {
-				return m.Profile
-			}
-			return env(name)
-		}
-	}
+	a.reachMirror(m)
 	objects, err := a.objects(at)
 	if err != nil {
 		return nil, err
