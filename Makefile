@@ -89,6 +89,68 @@ man: build ## man pages and shell completions to bin/share
 	mkdir -p bin/share/completion
 	for s in bash zsh fish; do bin/kedge completion $$s > bin/share/completion/kedge.$$s; done
 
+# Packages and releases. The version of a package is that of the last tag; without one it
+# sorts by the date of the commit. With the same commit and the same Go everything comes out
+# byte for byte as elsewhere.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+TAGGED      := $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-\([0-9]*\)-g/+\1.g/')
+PKG_VERSION ?= $(or $(TAGGED),0.1.0~git$(shell git log -1 --date=format-local:%Y%m%d%H%M%S --format=%cd.%h 2>/dev/null))
+ARCHES      ?= amd64 arm64
+HOSTARCH    := $(shell $(GO) env GOARCH)
+DIST        := bin/dist
+
+$(TOOLS)/nfpm:
+	mkdir -p $(TOOLS)
+	cd /tmp && GOBIN=$(TOOLS) $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
+
+.PHONY: dist deb rpm release reproduce test-package
+dist: ## static binaries for ARCHES, their bills of materials, and what else packages hold, to bin/dist
+	rm -rf $(DIST)/root && mkdir -p $(DIST)/root/completion $(DIST)/root/systemd $(DIST)/root/doc
+	for a in $(sort $(HOSTARCH) $(ARCHES)); do \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$a $(GO) build -trimpath -ldflags '-s -w -X main.version=$(PKG_VERSION)' -o $(DIST)/kedge-linux-$$a ./cmd/kedge && \
+	  $(GO) run ./internal/sbom $(DIST)/kedge-linux-$$a > $(DIST)/kedge-linux-$$a.cdx.json || exit 1; done
+	$(DIST)/kedge-linux-$(HOSTARCH) man $(DIST)/root/man && gzip -9n $(DIST)/root/man/*
+	for s in bash zsh fish; do $(DIST)/kedge-linux-$(HOSTARCH) completion $$s > $(DIST)/root/completion/kedge.$$s || exit 1; done
+	install -m 0644 internal/packaging/systemd/* $(DIST)/root/systemd/
+	sed -e '1,/^$$/d' -e 's|/usr/local/bin/kedge|/usr/bin/kedge|' docs/kedge-serve.service > $(DIST)/root/systemd/kedge-serve.service
+	chmod 0644 $(DIST)/root/systemd/*
+	install -m 0644 internal/packaging/lintian $(DIST)/root/lintian
+	install -m 0644 README.md docs/server.md docs/exit-codes.md docs/json.md docs/operate/*.md internal/packaging/copyright $(DIST)/root/doc/
+	cp -r examples $(DIST)/root/doc/
+	printf 'kedge (%s-1) stable; urgency=medium\n\n  * See https://github.com/kedgebackup/kedge/blob/main/CHANGELOG.md\n\n -- Kedge maintainers <maintainers@kedgebackup.example>  %s\n' \
+	  '$(PKG_VERSION)' "$$(LC_ALL=C date -R -u -d @$(SOURCE_DATE_EPOCH))" | gzip -9n > $(DIST)/root/doc/changelog.Debian.gz
+
+# nfpm packs what is in one place for each architecture.
+package = for a in $(ARCHES); do cp $(DIST)/kedge-linux-$$a.cdx.json $(DIST)/root/doc/kedge.cdx.json && \
+	PKG_ARCH=$$a PKG_VERSION='$(PKG_VERSION)' $(TOOLS)/nfpm package -f internal/packaging/nfpm.yaml -p $(1) -t $(DIST)/ || exit 1; done
+
+deb: dist $(TOOLS)/nfpm ## Debian packages for ARCHES, to bin/dist
+	$(call package,deb)
+
+rpm: dist $(TOOLS)/nfpm ## RPM packages for ARCHES, to bin/dist
+	$(call package,rpm)
+
+release: ## binaries, bills of materials and packages for ARCHES with SHA256SUMS, to bin/dist
+	rm -rf $(DIST)
+	$(MAKE) dist $(TOOLS)/nfpm
+	$(call package,deb)
+	$(call package,rpm)
+	cd $(DIST) && find . -maxdepth 1 -type f ! -name SHA256SUMS -printf '%P\n' | LC_ALL=C sort | xargs sha256sum > SHA256SUMS
+
+reproduce: ## a release of the last commit twice, the second time elsewhere and from an empty cache: both must be equal
+	rm -rf bin/once bin/again && git clone -q . bin/once && git clone -q . bin/again
+	$(MAKE) -C bin/once release TOOLS=$(TOOLS) PKG_VERSION='$(PKG_VERSION)'
+	GOCACHE=$(CURDIR)/bin/again/cache $(MAKE) -C bin/again release TOOLS=$(TOOLS) PKG_VERSION='$(PKG_VERSION)'
+	cmp bin/once/$(DIST)/SHA256SUMS bin/again/$(DIST)/SHA256SUMS
+	cat bin/once/$(DIST)/SHA256SUMS
+	rm -rf bin/once bin/again
+
+test-package: $(TOOLS)/nfpm ## install, use, upgrade and remove the package of this machine; needs root and Debian
+	rm -rf $(DIST)
+	$(MAKE) deb ARCHES=$(HOSTARCH) PKG_VERSION='0.0.1~test'
+	$(MAKE) deb ARCHES=$(HOSTARCH) PKG_VERSION='0.0.2~test'
+	KEDGE_DEBS=$(CURDIR)/$(DIST) $(GO) test -count=1 -run TestDebianPackage -v ./internal/e2e
+
 check: lint servers test race ## everything that must be green before a change lands
 
 clean: ## remove what was built
