@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"slices"
@@ -56,7 +57,8 @@ type desk struct {
 }
 
 // OpenDepot opens a repository in a depot, to be worked on in a directory, which is made if
-// it is not there. It belongs to one repository and one depot.
+// it is not there. It belongs to one repository and one depot. A depot that is an io.Closer is
+// closed with the repository.
 func OpenDepot(ctx context.Context, dir string, depot Depot, o DirOptions) (*Packs, error) {
 	if o.FS == nil {
 		o.FS = new(fsx.FS)
@@ -141,6 +143,15 @@ func (d *desk) tidy(ctx context.Context) error {
 	})
 	for _, name := range gone {
 		err = firstErr(err, d.fs.Remove(d.name(name)))
+	}
+	return err
+}
+
+// Close ends the work, and that of a depot that is an io.Closer.
+func (d *desk) Close() error {
+	err := d.Dir.Close()
+	if c, ok := d.depot.(io.Closer); ok {
+		err = errors.Join(err, c.Close())
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/kedgebackup/kedge/pack"
 	"github.com/kedgebackup/kedge/repo"
@@ -174,6 +175,16 @@ func TestLivingFaults(t *testing.T) {
 	}
 }
 
+// objects counts what is in a bucket.
+func objects(t *testing.T, b *s3sync.Bucket) (n int) {
+	t.Helper()
+	err := b.Objects.List(context.Background(), b.Prefix, "", func(s3sync.Object) error { n++; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // Nobody saves on top of a generation that others came after and that cannot be read.
 func TestLivingDamaged(t *testing.T) {
 	m := newMemory()
@@ -201,7 +212,9 @@ func TestLivingDamaged(t *testing.T) {
 // Months of nights with garbage collection stay whole, and so do the segments.
 func TestLivingNights(t *testing.T) {
 	ctx := context.Background()
-	b := &s3sync.Bucket{Objects: newMemory(), Prefix: "p/build/"}
+	m, clock := newMemory(), &testClock{t: time.Now()}
+	m.now = clock.now
+	b := &s3sync.Bucket{Objects: m, Prefix: "p/build/"}
 	dir := t.TempDir()
 	var kept []pack.ID
 	for night := range 40 {
@@ -232,6 +245,23 @@ func TestLivingNights(t *testing.T) {
 		}
 	}
 	checkLive(t, b, kept)
+	// What gc left behind is let go of and deleted; who saves in between goes on.
+	before := objects(t, b)
+	for n := range 4 {
+		clock.add(100 * time.Hour)
+		if _, err := b.Prune(ctx, s3sync.PruneOptions{Keep: 1, Now: clock.now}); err != nil {
+			t.Fatal(err)
+		}
+		s := repotest.NewSave(fmt.Sprint("late", n), 5)
+		if err := saveLive(live(t, b, dir), "refs/heads/etc", s); err != nil {
+			t.Fatal(err)
+		}
+		kept = append(append(kept, s.Tree), s.Blobs...)
+		checkLive(t, b, kept)
+	}
+	if n := objects(t, b); n > before/2 {
+		t.Errorf("%d objects are left of %d", n, before)
+	}
 	fresh := live(t, b, t.TempDir())
 	if err := repotest.Check(ctx, fresh, kept); err != nil {
 		t.Error(err)

@@ -67,7 +67,8 @@ func (g *gateway) Open(ctx context.Context, name string, readOnly bool) (*repo.P
 	if _, _, err := l.Latest(ctx); err != nil {
 		return nil, err
 	}
-	return repo.OpenDepot(ctx, filepath.Join(g.dir, name, "desk"), l, repo.DirOptions{FS: g.a.FS, ReadOnly: readOnly, Clock: g.a.now})
+	// The depot stays open for others.
+	return repo.OpenDepot(ctx, filepath.Join(g.dir, name, "desk"), struct{ repo.Depot }{l}, repo.DirOptions{FS: g.a.FS, ReadOnly: readOnly, Clock: g.a.now})
 }
 
 // Create makes a repository.
@@ -75,6 +76,10 @@ func (g *gateway) Create(ctx context.Context, name string, o repo.InitOptions) e
 	o.Expect = max(o.Expect, livingExpect)
 	text, err := repo.NewConfig(o)
 	if err != nil {
+		return err
+	}
+	at := bucketAt{g.at.bucket, g.at.prefix + name + "/"}
+	if err := g.a.promised(ctx, at, filepath.Join(filepath.Dir(g.dir), "validated")); err != nil {
 		return err
 	}
 	l, err := g.living(name)

@@ -68,7 +68,7 @@ func (a *app) gcCommand() *cobra.Command {
 		start := a.now()
 		r, err := gc.Run(ctx, p, o)
 		a.ui.done()
-		if !o.DryRun {
+		if !o.DryRun && p.Path() != "" {
 			err = errors.Join(err, a.noteTask(ctx, p.Path(), job.TaskGC, start, err))
 		}
 		a.doc.result = gcResult{r.Packs, r.Live, r.Dead, r.Rewritten, r.Retired, r.Written, r.Deleted, r.Freed, r.Rescued, r.Waiting,
@@ -94,7 +94,15 @@ func (a *app) gcCommand() *cobra.Command {
 		if a.chatty() {
 			a.ui.note("%s", gcLine(r))
 		}
-		return nil
+		if !p.Config().Living || a.common.remote == "" {
+			return nil
+		}
+		b, err := a.collectBucket(ctx)
+		if err == nil && a.chatty() {
+			a.ui.note("in the bucket: %s let go of, %s wait to be deleted, %s deleted, %s freed",
+				plural(int64(b.Dropped), "object"), formatSize(b.WaitingBytes+b.DroppedBytes), plural(int64(b.Deleted), "object"), formatSize(b.DeletedBytes))
+		}
+		return err
 	})
 }
 

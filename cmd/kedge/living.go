@@ -5,16 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/s3sync"
 )
 
 // living is a repository that lives in a bucket.
-type living struct {
-	*repo.Packs
-	depot *s3sync.Living
-}
+type living struct{ *repo.Packs }
 
 func (l living) packs() *repo.Packs { return l.Packs }
 
@@ -22,9 +20,6 @@ func (l living) packs() *repo.Packs { return l.Packs }
 func (l living) Check(ctx context.Context, o repo.CheckOptions, report func(repo.Finding)) (repo.CheckResult, error) {
 	return repo.Check(ctx, l.Packs, o, report)
 }
-
-// Close gives back what the repository holds open.
-func (l living) Close() error { return errors.Join(l.Packs.Close(), l.depot.Close()) }
 
 // livingDir is where a repository in a bucket is worked on. All of it may be lost at any time.
 func (a *app) livingDir(at bucketAt) string { return filepath.Join(a.mirrorCache(at), "work") }
@@ -67,6 +62,43 @@ func (a *app) depotIn(at bucketAt, dir, key string) (*s3sync.Living, error) {
 	})
 }
 
+// promised makes sure that a store keeps what a repository that lives there relies on: once for
+// each version of kedge, which a file remembers.
+func (a *app) promised(ctx context.Context, at bucketAt, file string) error {
+	if was, err := a.FS.ReadFile(file, 1<<10); err == nil && string(was) == version+"\n" {
+		return nil
+	}
+	s, err := a.objects(at)
+	if err != nil {
+		return err
+	}
+	var broken []string
+	left, err := s3sync.Validate(ctx, s, at.prefix, func(p s3sync.Promise) {
+		if p.Needed && !p.Kept {
+			broken = append(broken, p.Name)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", escape(at.String()), err)
+	}
+	if len(broken) > 0 {
+		return withHint(&codedError{exitRefused, fmt.Errorf("%s is not fit for repositories: %s", escape(at.String()), strings.Join(broken, ", "))},
+			fmt.Sprintf("'%s mirror validate %s' tells more", a.name, escape(at.String())))
+	}
+	if left > 0 {
+		a.ui.line("%s below %s/validate-… could not be deleted", plural(int64(left), "object"), escape(at.String()))
+	}
+	if err := a.FS.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	return a.FS.Replace(file, []byte(version+"\n"), 0o600)
+}
+
+// promises is the file that remembers what a bucket was found to promise.
+func (a *app) promises(at bucketAt) string {
+	return filepath.Join(a.mirrorCache(bucketAt{bucket: at.bucket}), "validated")
+}
+
 // openLiving opens a repository in a bucket, to be changed.
 func (a *app) openLiving(ctx context.Context, p place) (repository, error) {
 	at, err := parseBucket(p.path)
@@ -79,7 +111,10 @@ func (a *app) openLiving(ctx context.Context, p place) (repository, error) {
 	}
 	packs, err := repo.OpenDepot(ctx, filepath.Join(a.livingDir(at), "desk"), l, repo.DirOptions{FS: a.FS, Wait: a.patience(), Clock: a.now})
 	if err == nil {
-		return living{packs, l}, nil
+		if err := a.promised(ctx, at, a.promises(at)); err != nil {
+			return nil, errors.Join(err, packs.Close())
+		}
+		return living{packs}, nil
 	}
 	err = errors.Join(err, l.Close())
 	none := new(repo.NotFoundError)
@@ -91,6 +126,28 @@ func (a *app) openLiving(ctx context.Context, p place) (repository, error) {
 		return nil, usagef("%s is a mirror, which can only be read", quote(p.path))
 	}
 	return nil, fmt.Errorf("%s: %w", escape(at.String()), err)
+}
+
+// collectBucket lets go of what the newest generation of a repository in a bucket does not need,
+// and deletes what was let go of long enough ago.
+func (a *app) collectBucket(ctx context.Context) (r s3sync.PruneResult, err error) {
+	b, at, err := a.mirrorAt(ctx, a.common.remote)
+	if err != nil {
+		return r, err
+	}
+	home, err := a.home()
+	if err != nil {
+		return r, err
+	}
+	sign, err := a.mirrorKey(filepath.Join(home, "kedge", "mirror_key"))
+	if err != nil {
+		return r, err
+	}
+	r, err = b.Prune(ctx, s3sync.PruneOptions{Keep: 1, Sign: sign, Now: a.now})
+	if err != nil {
+		err = fmt.Errorf("%s: %w", escape(at.String()), err)
+	}
+	return r, err
 }
 
 // livingExpect is what a repository in a bucket is at least expected to grow to: rabin:16.
@@ -108,6 +165,9 @@ func (a *app) createLiving(ctx context.Context, p place, o newRepo) (repo.Config
 	}
 	text, err := repo.NewConfig(repo.InitOptions{Chunker: o.chunker, Expect: int64(o.expect)})
 	if err != nil {
+		return repo.Config{}, err
+	}
+	if err := a.promised(ctx, at, a.promises(at)); err != nil {
 		return repo.Config{}, err
 	}
 	l, err := a.depot(at)
