@@ -113,7 +113,8 @@ func TestJSONDocumented(t *testing.T) {
 		}
 	}
 	for _, v := range []any{jsonTail{}, jsonName{}, initResult{}, updateResult{}, indexEntry{}, saveResult{}, backupResult{},
-		restoreResult{}, versionResult{}, lsEntry{}, fsckResult{}, fsckEntry{}} {
+		restoreResult{}, versionResult{}, lsEntry{}, fsckResult{}, fsckEntry{},
+		tagEntry{}, rmResult{}, getResult{}, movedTo{}, adoptResult{}} {
 		check(reflect.TypeOf(v))
 	}
 }
