@@ -18,7 +18,7 @@ type reversing struct {
 	dryRun bool
 }
 
-// source is a stream of the config, and where its dumps are.
+// streamSource is a stream of the config, and where its dumps are.
 type streamSource struct {
 	job    *job.Job
 	name   string // NAME of its saves
@@ -64,7 +64,11 @@ func (a *app) reverse(ctx context.Context, c *job.Config, jobs []string, o rever
 	if o.dryRun {
 		return nil
 	}
-	return a.load(ctx, l, saved)
+	lock, err := job.Hold(a.FS, c.State, src.job.Job)
+	if err != nil {
+		return err
+	}
+	return errors.Join(a.load(ctx, l, saved), lock.Unlock())
 }
 
 // load reads the dump. Where something would make room for it, all of it is read once before:

@@ -93,6 +93,9 @@ type BusyError struct{ Job string }
 // Error names the job.
 func (e *BusyError) Error() string { return fmt.Sprintf("job %s is running already", e.Job) }
 
+// Is tells programs that somebody else holds the lock.
+func (e *BusyError) Is(target error) bool { return target == fsx.ErrLocked }
+
 // timeoutError says that something was not done in its time.
 type timeoutError struct {
 	what  string
@@ -153,14 +156,8 @@ func (r *run) exit(ctx context.Context, err error) int {
 // locked takes the lock of the job, makes good what an interrupted run left, and does the
 // work under the eyes of the guardian.
 func (r *run) locked(ctx context.Context) error {
-	dir := filepath.Join(r.w.State, dirRun)
-	if err := r.w.FS.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	lock, err := r.w.FS.Lock(lockFile(r.w.State, r.j.Job), fsx.Exclusive, 0)
-	if errors.Is(err, fsx.ErrLocked) {
-		return &BusyError{r.j.Job}
-	} else if err != nil {
+	lock, err := Hold(r.w.FS, r.w.State, r.j.Job)
+	if err != nil {
 		return err
 	}
 	defer lock.Unlock()
@@ -188,6 +185,19 @@ func (r *run) locked(ctx context.Context) error {
 	}
 	defer r.guard.release()
 	return r.work(ctx)
+}
+
+// Hold takes the lock of a job: nothing is dumped while somebody reads a dump again, and the
+// other way round. A *BusyError says that it runs.
+func Hold(fsys *fsx.FS, state, job string) (*fsx.Lock, error) {
+	if err := fsys.MkdirAll(filepath.Join(state, dirRun), 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := fsys.Lock(lockFile(state, job), fsx.Exclusive, 0)
+	if errors.Is(err, fsx.ErrLocked) {
+		return nil, &BusyError{job}
+	}
+	return lock, err
 }
 
 // pause waits for a random part of a time, so that a fleet does not come all at once.

@@ -171,7 +171,7 @@ func TestTwoRuns(t *testing.T) {
 	<-inside
 	rep, err := s.run(context.Background())
 	var busy *BusyError
-	if !errors.As(err, &busy) || busy.Job != "j" || rep.Exit == 0 {
+	if !errors.As(err, &busy) || busy.Job != "j" || !errors.Is(err, fsx.ErrLocked) || rep.Exit == 0 {
 		t.Errorf("%+v, %v", rep, err)
 	}
 	if made, err := MakeGood(context.Background(), s.w); made != nil || err != nil {
