@@ -89,7 +89,20 @@ func TestStandby(t *testing.T) {
 				t.Errorf("%d bytes came for a small change, %d the first time", n, first)
 			}
 			asOn()
-			takeOver(t, far, root, src)
+			// One repository, by its address; and keys that may not.
+			one := filepath.Join(t.TempDir(), "one")
+			args := append([]string{"-d", one, "mirror", "--pull"}, keys.args...)
+			if r := command(t, keys.env, binary, append(args, keys.at("beta").url)...); r.code != 0 {
+				t.Errorf("mirror --pull of one: exit %d\n%s", r.code, r.err)
+			}
+			same(t, take(t, src), restored(t, one, src))
+			reader := s.addClient(t, w.ssh, "*a", "read")
+			for _, c := range []client{reader, savers[0]} {
+				if r := c.follow(t, mkdir(t, t.TempDir(), "none")); r.code != 6 {
+					t.Errorf("mirror --pull by a key that may not: exit %d\n%s", r.code, r.err)
+				}
+			}
+			takeOver(t, s.known(t, keys.through(p), p.port), root, src)
 		})
 	}
 }
