@@ -8,7 +8,7 @@ SWEEP    ?= 1h
 INFLATIONS ?= 100000000
 TOOLS   := $(CURDIR)/bin/tools
 
-.PHONY: help build install servers databases test race lint fuzz bench compare mirrors sweep sweep-inflate arm check vuln man clean
+.PHONY: help build install servers databases test race lint fuzz bench compare mirrors minio sweep sweep-inflate arm check vuln man clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,16 @@ databases:
 	  test -z "$$missing" || $(if $(filter 0,$(shell id -u)),,sudo) apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends $$missing
 
 servers: $(TOOLS)/versitygw databases ## build and install the servers that tests run against
+
+# Another store, for those who change s3sync: five minutes to build, and four nodes of it
+# need root and a network namespace. Not part of check.
+$(TOOLS)/minio:
+	mkdir -p $(TOOLS)
+	cd /tmp && GOBIN=$(TOOLS) $(GO) install github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
+
+minio: $(TOOLS)/minio ## mirrors against minio: one node, and four of which one is killed (needs root)
+	$(GO) test -c -o $(TOOLS)/s3sync.test ./s3sync
+	internal/tools/minio/run.sh $(TOOLS)/minio $(TOOLS)/s3sync.test
 
 lint: $(TOOLS)/stamp ## gofmt, vet, staticcheck, golangci-lint, dead code
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

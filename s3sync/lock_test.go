@@ -2,20 +2,18 @@ package s3sync_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/minio/minio-go/v7"
 
 	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/s3sync"
@@ -186,22 +184,8 @@ func startVault(t *testing.T) *s3sync.S3 {
 	t.Helper()
 	dir := t.TempDir()
 	o := startGatewayWith(t, dir, "--versioning-dir", filepath.Join(dir, "versions"))
-	u, err := url.Parse(o.Endpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := minio.New(u.Host, &minio.Options{Creds: testKeys(), Region: o.Region, BucketLookup: minio.BucketLookupPath})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.Bucket = "vault"
-	ctx := context.Background()
-	if err := client.MakeBucket(ctx, o.Bucket, minio.MakeBucketOptions{Region: o.Region, ObjectLocking: true}); err != nil {
-		t.Fatal(err)
-	}
-	if err := client.EnableVersioning(ctx, o.Bucket); err != nil {
-		t.Fatal(err)
-	}
+	o.Bucket = "v" + strings.ToLower(rand.Text())
+	makeBucket(t, o, true)
 	s, err := s3sync.NewS3(o)
 	if err != nil {
 		t.Fatal(err)

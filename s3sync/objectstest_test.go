@@ -3,6 +3,7 @@ package s3sync_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/kedgebackup/kedge/s3sync"
@@ -270,6 +272,25 @@ func (m *memory) Retain(ctx context.Context, key, _ string, _ time.Time) error {
 
 func testKeys() *credentials.Credentials { return credentials.NewStaticV4("kedge", "kedgesecret", "") }
 
+// makeBucket makes a bucket, maybe one that keeps versions and locks.
+func makeBucket(t testing.TB, o s3sync.S3Options, locks bool) {
+	t.Helper()
+	client, err := minio.New(strings.TrimPrefix(o.Endpoint, "http://"), &minio.Options{Creds: testKeys(), Region: o.Region, BucketLookup: minio.BucketLookupPath})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	if err := client.MakeBucket(ctx, o.Bucket, minio.MakeBucketOptions{Region: o.Region, ObjectLocking: locks}); err != nil {
+		t.Fatal(err)
+	}
+	if !locks {
+		return
+	}
+	if err := client.EnableVersioning(ctx, o.Bucket); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // startGateway starts a real S3 server on a fresh directory and makes a bucket.
 func startGateway(t testing.TB) s3sync.S3Options {
 	t.Helper()
@@ -279,6 +300,11 @@ func startGateway(t testing.TB) s3sync.S3Options {
 // startGatewayWith starts it on a directory, with more options for how it stores.
 func startGatewayWith(t testing.TB, dir string, options ...string) s3sync.S3Options {
 	t.Helper()
+	if url := os.Getenv("KEDGE_TEST_S3"); url != "" { // one that runs already, as make minio has it
+		o := s3sync.S3Options{Bucket: "b" + strings.ToLower(rand.Text()), Endpoint: url, Region: "us-east-1", PathStyle: true, Credentials: testKeys()}
+		makeBucket(t, o, false)
+		return o
+	}
 	exe, err := exec.LookPath("versitygw")
 	if err != nil {
 		if exe, err = filepath.Abs("../bin/tools/versitygw"); err != nil {

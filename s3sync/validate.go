@@ -72,6 +72,7 @@ func Validate(ctx context.Context, s Objects, prefix string, report func(Promise
 // brokenPromise says what a store did otherwise, in place of why a request failed.
 type brokenPromise struct{ what string }
 
+// Error says what it did.
 func (e *brokenPromise) Error() string { return e.what }
 
 func brokenf(format string, args ...any) error { return &brokenPromise{fmt.Sprintf(format, args...)} }
