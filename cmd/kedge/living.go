@@ -117,6 +117,9 @@ func (a *app) openLiving(ctx context.Context, p place) (repository, error) {
 		return living{packs}, nil
 	}
 	err = errors.Join(err, l.Close())
+	if serr := a.sealedThere(ctx, at, err); serr != nil {
+		return nil, serr
+	}
 	none := new(repo.NotFoundError)
 	switch {
 	case errors.As(err, &none) && none.What == "repository":
@@ -165,6 +168,9 @@ func (a *app) createLiving(ctx context.Context, p place, o newRepo) (repo.Config
 	}
 	text, err := repo.NewConfig(repo.InitOptions{Chunker: o.chunker, Expect: int64(o.expect)})
 	if err != nil {
+		return repo.Config{}, err
+	}
+	if err := a.sealedThere(ctx, at, nil); err != nil {
 		return repo.Config{}, err
 	}
 	if err := a.promised(ctx, at, a.promises(at)); err != nil {
