@@ -220,6 +220,11 @@ func (a *app) streams(s saving, o *save.Options) error {
 // could not find are left out: it has said so.
 func (a *app) save(ctx context.Context, r repo.Repo, o save.Options, indexFile string, all bool) (save.Result, error) {
 	o.Repo = r
+	if !o.DryRun {
+		if err := a.packLoose(ctx, r, o.Name); err != nil {
+			return save.Result{}, err
+		}
+	}
 	if err := mayMove(r, "refs/heads/"+o.Name); err != nil && o.Name != "" {
 		return save.Result{}, err
 	}
