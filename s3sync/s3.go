@@ -141,6 +141,8 @@ func (s *S3) failure(err error, key string) error {
 		return fmt.Errorf("%s: the clock of this machine is wrong: %w", key, err)
 	case r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusUnauthorized:
 		return &repo.RefusedError{Reason: fmt.Sprintf("%s: %s", key, orDash(r.Message))}
+	case r.StatusCode == http.StatusNotImplemented || r.Code == "NotImplemented": // it will not be, next time
+		return fmt.Errorf("%s: %w", key, err)
 	case r.StatusCode >= 500, r.StatusCode == http.StatusConflict, r.StatusCode == http.StatusTooManyRequests,
 		r.StatusCode == http.StatusRequestTimeout, r.Code == "RequestTimeout", r.Code == "SlowDown", r.Code == "InternalError",
 		r.StatusCode == http.StatusBadRequest && strings.HasPrefix(r.Code, "400"), // it could not be read
