@@ -352,6 +352,8 @@ func (p *Plan) check() error {
 		switch {
 		case s.Name == "":
 			return errors.New("a stream has no name")
+		case strings.ContainsAny(s.Name, "/@ \t\n\x00") || strings.HasPrefix(s.Name, ".") || strings.HasPrefix(s.Name, "-"):
+			return fmt.Errorf("stream %q: no stream can have this name", s.Name)
 		case (s.Preset == "") == (s.Command == ""):
 			return fmt.Errorf("stream %s: it needs a preset or a command", s.Name)
 		case !path.IsAbs(s.Path) || path.Clean(s.Path) != s.Path || s.Path == "/":

@@ -56,6 +56,8 @@ func TestConfigMistakes(t *testing.T) {
 		{stream(""), "stream s: it needs a preset or a command"},
 		{stream("preset = 'tar'\nfile = '/a'\ncommand = 'x'\n"), "stream s: it needs a preset or a command"},
 		{okJob + "[[job.stream]]\ncommand = 'x'\n", "a stream has no name"},
+		{okJob + "[[job.stream]]\nname = 'a@b'\ncommand = 'x'\n", `stream "a@b": no stream can have this name`},
+		{okJob + "[[job.stream]]\nname = '../b'\ncommand = 'x'\n", `stream "../b": no stream can have this name`},
 		{stream("command = 'x'\npath = 'rel'\n"), `stream s: "rel" is no path in the saved tree`},
 		{stream("command = 'x'\npath = '/a/../b'\n"), "is no path in the saved tree"},
 		{stream("command = 'x'\n[[job.stream]]\nname = 's'\ncommand = 'y'\n"), "stream s: another one has the path /.streams/s"},
