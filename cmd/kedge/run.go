@@ -188,6 +188,9 @@ func (a *app) runJob(ctx context.Context, w *job.World, j *job.Job) (int, error)
 	if err != nil {
 		return exitUsage, usagef("job %s: %v", j.Job, err)
 	}
+	if err := j.Notify.TellStart(ctx); err != nil {
+		a.ui.line("%s: %s", escape(j.Job), escapeText(err.Error()))
+	}
 	rep, err := job.Run(ctx, w, j, plans)
 	a.ui.done()
 	if err != nil {

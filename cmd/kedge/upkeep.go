@@ -203,10 +203,17 @@ func (a *app) keeper(s *job.Server) (*job.Keeper, error) {
 // serverMirror begins a run of mirror by the config file.
 func (a *app) serverMirror(s *job.Server, at bucketAt) (*mirrorRun, error) {
 	m := s.Mirror
-	o := mirrorOptions{root: s.Root, workers: 4}
+	o := mirrorOptions{root: s.Root, workers: 4, lockDays: m.ObjectLockDays}
 	if m.BWLimit != "" {
 		if err := o.bwlimit.Set(m.BWLimit); err != nil {
 			return nil, usagef("server.mirror.bwlimit: %v", err)
+		}
+	}
+	for _, to := range m.EncryptTo {
+		if filepath.IsAbs(to) {
+			o.recipients = append(o.recipients, to)
+		} else {
+			o.encryptTo = append(o.encryptTo, to)
 		}
 	}
 	a.reachMirror(m)

@@ -234,6 +234,9 @@ func (s *Server) check(bad func(key, format string, args ...any)) {
 	if m := s.Mirror; m != nil && !strings.HasPrefix(m.To, "s3://") {
 		bad("server.mirror.to", "%q is not of the form s3://bucket/prefix", m.To)
 	}
+	if m := s.Mirror; m != nil && m.KeepGenerations != 0 {
+		bad("server.mirror.keep-generations", "kedge deletes nothing in a bucket: leave it out, and let rules of the bucket's life cycle do it")
+	}
 	if s.GC.Threshold < 0 || s.GC.Threshold > 100 {
 		bad("server.gc.threshold", "%d is no percentage", s.GC.Threshold)
 	}
