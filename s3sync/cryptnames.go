@@ -44,6 +44,7 @@ type names struct {
 	packs  map[string]*segmentPacks // by the name of the segment
 	refs   map[Sum]Sum              // of manifests
 	lines  int
+	tip    Sum // the manifest that was noted last
 }
 
 // segmentPacks is what a segment has.
@@ -69,15 +70,21 @@ func openNames(j *journal, id string) (*names, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	lines, ok := bytes.CutPrefix(text, []byte(n.head))
-	for ok {
-		n.length = int64(len(text) - len(lines))
-		var line []byte
-		if line, lines, ok = bytes.Cut(lines, []byte("\n")); ok {
-			ok = n.take(strings.Split(string(line), " "))
-		}
+	if lines, ok := bytes.CutPrefix(text, []byte(n.head)); ok {
+		n.length = int64(len(n.head)) + n.takeText(lines)
 	}
 	return n, nil
+}
+
+// takeText notes what lines say, and returns how much of them counts.
+func (n *names) takeText(text []byte) (length int64) {
+	for rest := text; ; {
+		line, next, ok := bytes.Cut(rest, []byte("\n"))
+		if !ok || !n.take(strings.Split(string(line), " ")) {
+			return int64(len(text) - len(rest))
+		}
+		rest = next
+	}
 }
 
 func (n *names) clear() {
@@ -104,13 +111,19 @@ func (n *names) take(words []string) bool {
 			err = errors.Join(err, ierr)
 			s.packs = append(s.packs, id)
 		}
+		if err != nil || rows < 0 {
+			return false
+		}
 		n.packs[words[1]] = s
-		return err == nil && rows >= 0
+		return true
 	case words[0] == "generation" && len(words) == 3:
 		manifest, err1 := ParseSum(words[1])
 		refs, err2 := ParseSum(words[2])
+		if err1 != nil || err2 != nil {
+			return false
+		}
 		n.refs[manifest] = refs
-		return err1 == nil && err2 == nil
+		return true
 	}
 	return false
 }
@@ -191,7 +204,7 @@ func (n *names) noteGeneration(manifest, refs Sum) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.refs[manifest] = refs
+	n.refs[manifest], n.tip = refs, manifest
 	n.lines++
 	return n.append(fmt.Sprintf("generation %v %v\n", manifest, refs), true)
 }
@@ -231,7 +244,7 @@ func (n *names) unlock(g *Generation) {
 }
 
 // keep writes the file anew if most of it speaks of other keys than those of these files.
-func (n *names) keep(manifest Sum, lists ...[]File) error {
+func (n *names) keep(lists ...[]File) error {
 	live := make(map[string]File)
 	for _, list := range lists {
 		for _, f := range list {
@@ -240,7 +253,7 @@ func (n *names) keep(manifest Sum, lists ...[]File) error {
 			}
 		}
 	}
-	if n.lines <= 2*len(live)+1000 {
+	if n.lines <= 3*len(live)+100 {
 		return nil
 	}
 	var b strings.Builder
@@ -251,8 +264,8 @@ func (n *names) keep(manifest Sum, lists ...[]File) error {
 			b.WriteString(packsLine(f.Name, s))
 		}
 	}
-	if refs, ok := n.refs[manifest]; ok {
-		fmt.Fprintf(&b, "generation %v %v\n", manifest, refs)
+	if refs, ok := n.refs[n.tip]; ok {
+		fmt.Fprintf(&b, "generation %v %v\n", n.tip, refs)
 	}
 	return n.fs.Replace(n.name, []byte(b.String()), 0o600)
 }

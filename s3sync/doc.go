@@ -126,6 +126,56 @@
 //	04020  02020202 02020202 02020202 02020001
 //	04030  0000000d 5e7908de
 //
+// # Encryption
+//
+// A mirror can be encrypted to public keys of age (age-encryption.org/v1). Whoever makes it
+// holds no key that opens it, and what stands in the bucket reveals counts, sizes and times, and
+// nothing else. Then below prefix/ stands
+//
+//	<32 hex digits>/                  one repository; PlaceOf says how the digits come about
+//	    name.age                      an age file: its name and a newline, written once
+//	    data/<32 random hex digits>   age files: packs, indexes, segments, files that change
+//	    manifests/…, bases/…          as above, but with what is sealed
+//	    RESTORE.txt, probe            not encrypted
+//	.kedge/                           what the server has of its own, with its host key
+//
+// A manifest has a clear part and a sealed part:
+//
+//	kedge-sealed-manifest 1
+//	n 17
+//	time 2026-11-21T03:00:12Z
+//	repo 3c5e…                        32 hex digits: half of the SHA-256 of "kedge-repo", the
+//	                                  id, and a newline after each; - if it has none
+//	kind diff
+//	prev 9f86d081…0a08
+//	base 16
+//	+ data/5f2e…c1 1264 fcde2b…0eb9 v1
+//	- data/91ab…07
+//	-----BEGIN AGE ENCRYPTED FILE-----
+//	…
+//	-----END AGE ENCRYPTED FILE-----
+//	-----BEGIN SSH SIGNATURE-----
+//	…
+//	-----END SSH SIGNATURE-----
+//
+// "+" has key, size and SHA-256 of the object as it is stored, and version and sums of parts as
+// above, sorted by key; "-" is a key that the base has and this generation has not. "drop" lines
+// follow as above. What is sealed, in age's armor, is a manifest as above without signature,
+// versions and drops: real names, sizes and SHA-256, refs, HEAD, id. It must have the same n,
+// time, kind, prev, base and id, and name the same keys, or the manifest is no good. A file that
+// has the same size and SHA-256 in both parts is not encrypted: RESTORE.txt. Who prunes
+// cannot seal anything, so a manifest of kind prune has the messages of the generation that it
+// follows, two if that is a diff: that of its base in front. What is in them has a lower n then.
+//
+// The server plans the next generation from the clear part and from the file of names in its
+// state directory, which cryptnames.go describes. Without that file, all is sent anew and the
+// manifest lists everything. A ciphertext cannot be made again: it is spooled, noted with its
+// SHA-256, and sent; what a run finds that comes after one that was killed is compared with
+// that note. Ids of segments come from the idx files at the source, nothing is read back.
+//
+// Readers open an age file by its header and its last chunk, two reads at once, and decrypt the
+// chunks of 64 KiB that they need. Their caches, in memory and on disk, hold what is stored.
+//
 // # Reading
 //
 // Files are read through a cache of blocks, in memory and on disk (DiskCache): 128 KiB of a

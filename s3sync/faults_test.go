@@ -421,16 +421,6 @@ func testMirrorResume(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	}
 }
 
-// maxObject returns the size of the largest object whose key has a part.
-func maxObject(m *memory, part string) (size int64) {
-	for key, data := range m.objects {
-		if strings.Contains(key, part) {
-			size = max(size, int64(len(data)))
-		}
-	}
-	return size
-}
-
 // An upload that the store has forgotten, and one of a pack that is not the same any more.
 func TestMirrorLostUpload(t *testing.T) { kinds(t, testMirrorLostUpload) }
 

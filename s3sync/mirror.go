@@ -162,6 +162,7 @@ type mirror struct {
 	mu     sync.Mutex
 	result MirrorResult
 	files  []File
+	base   []File // of the generation that this one is a difference to
 }
 
 func (m *mirror) run(ctx context.Context) error {
@@ -228,6 +229,11 @@ func (m *mirror) finish(ctx context.Context) error {
 	}
 	if err := m.commit(ctx); err != nil {
 		return err
+	}
+	if m.names != nil && !m.result.Unchanged {
+		if err := m.names.keep(m.files, m.base); err != nil {
+			return err
+		}
 	}
 	m.result.Files = len(m.files)
 	for _, f := range m.files {
@@ -375,6 +381,7 @@ func (m *mirror) manifest(ctx context.Context) (*Manifest, error) {
 	if err != nil || full.Kind != Full || full.unknown > 0 {
 		return x, err
 	}
+	m.base = full.Files
 	d := *x
 	d.Kind, d.Base, d.Drops, d.replaced = Diff, base, nil, replacedKeys(full.Files, m.files)
 	d.diff(full.Files, m.files)

@@ -322,6 +322,8 @@ func FuzzManifest(f *testing.F) {
 	f.Add(m.Append(nil))
 	m.Files[0].Version = "v1"
 	f.Add(m.Append(nil))
+	f.Add([]byte("kedge-sealed-manifest 1\nn 1\ntime 2026-11-21T03:00:12Z\nrepo -\nkind prune\nprev -\n+ data/x 3 " + s3sync.SumOf(nil).String() +
+		"\ndrop 1 data/y\n-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n-----END AGE ENCRYPTED FILE-----\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		m, err := s3sync.ParseManifest(text)
 		if err != nil {

@@ -30,7 +30,10 @@ download first.
 With --server it does what the config file of the server says.
 
 The server's own authorized_keys and config in ROOT/.kedge go to PREFIX/.kedge;
-its private keys go nowhere.
+its private keys go nowhere, but for the host key to a mirror that is encrypted.
+
+With --encrypt-to, all is encrypted to public keys of age, names too, and reading it
+takes --identity with one of the private keys. The server has none of them.
 
 With --pull it is the other way round: the newest generations are brought back,
 each file compared with the checksum in its manifest. Run again it fetches only
