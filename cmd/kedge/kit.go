@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -16,6 +18,7 @@ import (
 	"github.com/kedgebackup/kedge/remote/access"
 	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/repo/save"
+	"github.com/kedgebackup/kedge/s3sync"
 )
 
 const kitHelp = `Kit prints how this host is recovered, for the day on which nothing else is left:
@@ -54,8 +57,13 @@ func (a *app) kitCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if len(kits) == 0 {
-			return usagef("the config file has no job")
+		if len(kits) == 0 && c.Server == nil {
+			return usagef("the config file has neither a job nor a server")
+		}
+		if c.Server != nil && !a.common.json {
+			if err := a.print(job.ServerProcedure(c.Server, hostname(), version, a.serverKeys(c.Server))); err != nil {
+				return err
+			}
 		}
 		var done []string
 		for i := range kits {
@@ -178,6 +186,23 @@ func (a *app) kitKeys(j *job.Job) (keys []job.KitKey) {
 	}
 	for _, t := range j.Trust {
 		keys = append(keys, job.KitKey{What: job.KeySignsMirror, Key: t})
+	}
+	return keys
+}
+
+// serverKeys finds the keys by which a server and its mirror are known.
+func (a *app) serverKeys(s *job.Server) (keys []job.KitKey) {
+	own := filepath.Join(s.Root, ownDir)
+	for _, f := range []struct{ what, file string }{
+		{"Hosts know the server by", cmp.Or(s.HostKey, filepath.Join(own, "host_key"))},
+		{job.KeySignsMirror, filepath.Join(own, "state", "mirror_key")},
+	} {
+		if !a.exists(f.file) { // MirrorKey would make one
+			continue
+		}
+		if key, _, err := s3sync.MirrorKey(a.FS, f.file); err == nil {
+			keys = append(keys, job.KitKey{What: f.what, Key: s3sync.PublicLine(key)})
+		}
 	}
 	return keys
 }

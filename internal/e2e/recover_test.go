@@ -460,6 +460,14 @@ func TestRecoverFromAfar(t *testing.T) {
 	same(t, saved[0], take(t, h.dir+"/srv/app"))
 
 	g.run(t, "mirror", "--root", s.root, "s3://backup/p")
+	write(t, h.dir+"/server.toml", fmt.Appendf(nil, "[server]\nroot = %q\n[server.mirror]\nto = \"s3://backup/p\"\n", s.root))
+	public := strings.Fields(must(t, "ssh-keygen", "-y", "-f", s.root+"/.kedge/state/mirror_key"))[1]
+	of := command(t, nil, binary, "kit", "--config", h.dir+"/server.toml")
+	for _, want := range []string{public, "kedge mirror --pull --root " + s.root + " --trust", "kedge recover --trust"} {
+		if !strings.Contains(of.out, want) {
+			t.Errorf("the server's kit does not say %q: exit %d\n%s%s", want, of.code, of.out, of.err)
+		}
+	}
 	stop(s.cmd, syscall.SIGTERM)
 	for _, name := range []string{"new", "srv", "conf", "loaded"} {
 		check(t, os.RemoveAll(h.dir+"/"+name))

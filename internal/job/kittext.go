@@ -45,6 +45,38 @@ func Procedure(kits []Kit, by string) []byte {
 	return b.Bytes()
 }
 
+// ServerProcedure tells people how a server is brought back from its mirror.
+func ServerProcedure(s *Server, host, by string, keys []KitKey) []byte {
+	var b bytes.Buffer
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	p("HOW TO GET THE BACKUP SERVER %s BACK\n", strings.ToUpper(host))
+	p("Kedge %s wrote this. Its repositories are below %s.\n", by, s.Root)
+	for _, key := range keys {
+		p("   %s:\n     %s", key.What, key.Key)
+	}
+	if s.Mirror == nil {
+		p("\nIt has no mirror: its disk is all there is.")
+		return b.Bytes()
+	}
+	options := ""
+	if s.Mirror.Endpoint != "" {
+		options = " --endpoint " + quoteWord(s.Mirror.Endpoint)
+	}
+	if slices.ContainsFunc(keys, func(key KitKey) bool { return key.What == KeySignsMirror }) {
+		options += " --trust FILE-WITH-THE-LINE-ABOVE"
+	}
+	p("\n1. Install kedge on a new machine, and have the credentials of the mirror: AWS_ACCESS_KEY_ID,")
+	p("   AWS_SECRET_ACCESS_KEY, AWS_REGION.\n")
+	p("2. Bring the repositories back. Cut short, the same command goes on:\n")
+	p("       kedge mirror --pull --root %s%s %s\n", quoteWord(s.Root), options, quoteWord(s.Mirror.To))
+	p("3. Who may log in is not for a mirror to say: look at %s/.kedge.restored, and move what is", s.Root)
+	p("   right to %s/.kedge. Hosts know the server by its key; a new one has to be told to them.\n", s.Root)
+	p("A host can be recovered without the server:\n")
+	p("       kedge ls -r %s/", quoteWord(strings.TrimSuffix(s.Mirror.To, "/")))
+	p("       kedge recover%s --from %s --repo REPO", options, quoteWord(s.Mirror.To))
+	return b.Bytes()
+}
+
 // ways says where the data are, and who is who there.
 func (k *Kit) ways(p func(format string, args ...any)) {
 	if strings.Contains(k.Repository, ":") {

@@ -322,7 +322,7 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// ReadKit reads the kit of NAME or NAME/SAVE, and a file that stands beside it.
+// ReadKit reads the kit of NAME or NAME/SAVE.
 func ReadKit(ctx context.Context, r repo.Repo, name string) (Kit, error) {
 	v := &repo.VFS{Repo: r}
 	u, err := (&Recovery{Repo: r}).findOne(ctx, v, name)
