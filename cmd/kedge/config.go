@@ -234,5 +234,23 @@ ionice = "idle"
 	if len(dumps) > 0 {
 		fmt.Fprintf(&b, "\n[[job]]\nname = \"databases\"\nschedule = \"*-*-* 22:00\"\njitter = \"30m\"\n\n%s", strings.Join(dumps, "\n"))
 	}
+	b.WriteString(sampleServer)
 	return b.String()
 }
+
+// sampleServer is what a backup server has in its config file.
+const sampleServer = `
+# On a backup server: what 'kedge upkeep' does at night, and what 'kedge status' expects.
+# 'kedge schedule install' has both run by themselves.
+#
+# [server]
+# root = "/srv/backup"
+# [server.retention."*"]                 # REPO, or REPO/NAME
+# keep-daily = "14"
+# keep-weekly = "8"
+# keep-monthly = "24"
+# [server.mirror]
+# to = "s3://bucket/backup"
+# [server.notify]
+# mail = ["root"]
+`
