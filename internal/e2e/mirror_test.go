@@ -155,6 +155,14 @@ func TestDisasterWithoutKedge(t *testing.T) {
 
 // A mirror run that is killed leaves the last generation as it was; the next completes.
 func TestMirrorKills(t *testing.T) {
+	key, _ := ageKeys(t)
+	t.Run("plain", func(t *testing.T) { mirrorKills(t, nil, nil) })
+	t.Run("encrypted", func(t *testing.T) {
+		mirrorKills(t, []string{"--encrypt-to", agePublic}, []string{"--identity", key})
+	})
+}
+
+func mirrorKills(t *testing.T, seal, unseal []string) {
 	g := startGateway(t)
 	src, root := mkdir(t, t.TempDir(), "src"), t.TempDir()
 	repo := filepath.Join(root, "build")
@@ -167,15 +175,15 @@ func TestMirrorKills(t *testing.T) {
 		write(t, fmt.Sprintf("%s/%d", src, i%5), []byte(must(t, "seq", fmt.Sprint(i*1000), fmt.Sprint(i*1000+80000))))
 		before := take(t, src)
 		saveAgain(t, repo, src)
-		r := command(t, g.env, "timeout", "-s", "KILL", fmt.Sprintf("0.%03d", 10+7*i%90), binary, "mirror", "--root", root, "s3://backup/p")
+		r := command(t, g.env, "timeout", append([]string{"-s", "KILL", fmt.Sprintf("0.%03d", 10+7*i%90)}, append([]string{binary, "mirror", "--root", root, "s3://backup/p"}, seal...)...)...)
 		if r.code != 0 && i > 0 { // the last generation, or already the new one, is whole
-			g.run(t, "fsck", "-r", "s3://backup/p/build")
+			g.run(t, append([]string{"fsck", "-r", "s3://backup/p/build"}, unseal...)...)
 		}
 		if r.code != 0 {
-			g.run(t, "mirror", "--root", root, "s3://backup/p")
+			g.run(t, append([]string{"mirror", "--root", root, "s3://backup/p"}, seal...)...)
 		}
 		out := target(t)
-		g.run(t, "restore", "-r", "s3://backup/p/build", "-C", out, "x/latest"+src+"/.")
+		g.run(t, append([]string{"restore", "-r", "s3://backup/p/build", "-C", out, "x/latest" + src + "/."}, unseal...)...)
 		same(t, before, take(t, out))
 	}
 }
