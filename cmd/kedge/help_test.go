@@ -144,7 +144,7 @@ func TestHelp(t *testing.T) {
 			t.Errorf("kedge %s: exit %d\n%s%s", tt.args, code, out, err)
 		}
 	}
-	if _, err, code := output(t, "bup", "save", "--nonsense"); code != 97 || !strings.HasPrefix(err, "bup: error: ") {
+	if _, err, code := output(t, "bup", "save", "--nonsense"); code != 97 || !strings.HasPrefix(err, "usage: bup save ") {
 		t.Errorf("bup: exit %d\n%s", code, err)
 	}
 	if _, _, code := output(t, "bup", "nonsense"); code != 2 {

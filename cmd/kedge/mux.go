@@ -140,12 +140,13 @@ func (a *app) muxCommand() *cobra.Command {
 	return a.command(cmd, func(ctx context.Context, args []string) error {
 		c := exec.CommandContext(ctx, args[0], args[1:]...)
 		c.Stdin = a.Stdin
-		return runMuxed(c, a.Stdout)
+		return runMuxed(c, a.Stdout, nil)
 	})
 }
 
-// runMuxed runs a command whose outputs become packets.
-func runMuxed(c *exec.Cmd, out io.Writer) error {
+// runMuxed runs a command whose outputs become packets. What is to be closed when it has
+// begun is ours no longer: the other end must see that the command has closed it.
+func runMuxed(c *exec.Cmd, out io.Writer, given []*os.File) error {
 	stdout, err := c.StdoutPipe()
 	if err != nil {
 		return err
@@ -160,6 +161,9 @@ func runMuxed(c *exec.Cmd, out io.Writer) error {
 	}
 	if err := c.Start(); err != nil {
 		return errors.Join(err, m.packet(muxEnd, nil))
+	}
+	for _, f := range given {
+		_ = f.Close()
 	}
 	var errs [2]error
 	var wg sync.WaitGroup

@@ -225,7 +225,7 @@ func (a *app) onServerCommand() *cobra.Command {
 		c.Args[0] = "bup"
 		c.ExtraFiles = []*os.File{in, out}
 		c.Env = append(os.Environ(), reverseVariable+"="+hostname())
-		return runMuxed(c, a.Stderr)
+		return runMuxed(c, a.Stderr, c.ExtraFiles)
 	})
 }
 
@@ -249,10 +249,13 @@ func readOnMessage(in io.Reader) ([]string, error) {
 	return args, nil
 }
 
+// reversing reports whether this is the command that on runs.
+func (a *app) reversing() bool { return a.name == "bup" && a.Env(reverseVariable) != "" }
+
 // openReverse opens the repository at the other end of file descriptors 3 and 4, if this is
 // the command that on runs.
 func (a *app) openReverse(ctx context.Context) (r repository, ok bool, err error) {
-	if a.name != "bup" || a.Env(reverseVariable) == "" {
+	if !a.reversing() {
 		return nil, false, nil
 	}
 	if a.common.remote != "" {
@@ -262,10 +265,12 @@ func (a *app) openReverse(ctx context.Context) (r repository, ok bool, err error
 	if err != nil {
 		return nil, true, err
 	}
-	line := &reversed{in: os.NewFile(3, "server"), out: os.NewFile(4, "server")}
-	if line.in == nil || line.out == nil {
-		return nil, true, errors.New("there is no line to the repository")
+	for _, fd := range []int{3, 4} { // so that a read ends when its file is closed
+		if err := syscall.SetNonblock(fd, true); err != nil {
+			return nil, true, fmt.Errorf("there is no line to the repository: %w", err)
+		}
 	}
+	line := &reversed{os.NewFile(3, "server"), os.NewFile(4, "server")}
 	o.Timeout = math.MaxInt32 * time.Second
 	c, err := remote.NewClient(ctx, line, "", o)
 	if err != nil {

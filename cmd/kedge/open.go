@@ -39,6 +39,9 @@ func parsePlace(s string) place {
 
 // place returns where the repository of this run is.
 func (a *app) place() (place, error) {
+	if a.reversing() {
+		return place{"ssh", "the caller's"}, nil
+	}
 	if a.common.remote == "" {
 		dir, err := a.home()
 		return place{"", dir}, err

@@ -160,7 +160,7 @@ func (s *sink) zeros(n int64) error {
 		s.res.BytesNew += s.step
 	}
 	for range n {
-		if err := s.file.Add(s.zero, s.step, 0); err != nil {
+		if err := s.chunk(s.zero, s.step, 0); err != nil {
 			return err
 		}
 	}
