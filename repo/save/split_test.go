@@ -27,7 +27,9 @@ func digests(n int) []byte {
 }
 
 func input(b []byte) Input {
-	return Input{Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(iotest.HalfReader(bytes.NewReader(b))), nil }}
+	return Input{Open: func(context.Context) (io.ReadCloser, error) {
+		return io.NopCloser(iotest.HalfReader(bytes.NewReader(b))), nil
+	}}
 }
 
 // The trees of streams are those that bup's split -t prints.
