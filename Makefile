@@ -8,7 +8,7 @@ SWEEP    ?= 1h
 INFLATIONS ?= 100000000
 TOOLS   := $(CURDIR)/bin/tools
 
-.PHONY: help build install servers databases test race lint fuzz bench compare mirrors minio sweep sweep-inflate arm check vuln man clean
+.PHONY: help build install servers databases test race lint fuzz bench compare mirrors streams minio sweep sweep-inflate arm check vuln man clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' Makefile
@@ -93,6 +93,9 @@ compare: build ## side by side with bup, restic and borg, whichever are installe
 
 mirrors: build $(TOOLS)/versitygw ## mirrors side by side with s3cmd and rclone, whichever are installed
 	PATH=$$PATH:$(TOOLS) $(GO) run ./internal/compare -s3 -kedge bin/kedge -scale 0.2 -runs 3
+
+streams: build ## split and join side by side with bup's
+	$(GO) run ./internal/compare -streams -kedge bin/kedge -scale 0.5 -runs 3
 
 man: build ## man pages and shell completions to bin/share
 	bin/kedge man bin/share/man/man1

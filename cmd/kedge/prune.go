@@ -190,7 +190,12 @@ func (a *app) openOwn(ctx context.Context, what string) (*repo.Packs, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.(interface{ packs() *repo.Packs }).packs(), nil
+	own, ok := r.(interface{ packs() *repo.Packs })
+	if !ok { // a client that the far end made us ask
+		a.closeRepo(r)
+		return nil, usagef("%s works where the repository is, not over a connection", what)
+	}
+	return own.packs(), nil
 }
 
 // upkeep takes the right to take things away, while nobody is saving.

@@ -3,6 +3,7 @@
 //
 //	go run ./internal/compare [-kedge bin/kedge] [-sets dump,media,small,tree] [-scale 1] [-runs 1] [-dir DIR] [-remote=false]
 //	go run ./internal/compare -s3 [-scale 0.3] [-runs 3]
+//	go run ./internal/compare -streams [-scale 0.6] [-runs 3]
 //
 // Each tool gets the same bytes at the same path, one tool after the other
 // within a set, so that a machine that changes its speed changes it for all.
@@ -44,15 +45,16 @@ func main() {
 	runs := flag.Int("runs", 1, "runs; the fastest of each step counts")
 	dir := flag.String("dir", "", "where to work (default: a new temporary directory)")
 	s3 := flag.Bool("s3", false, "compare mirrors to an object store with s3cmd and rclone instead")
+	streams := flag.Bool("streams", false, "compare split and join under the name bup with bup's instead")
 	far := flag.Bool("remote", true, "measure over SSH, too")
 	flag.Parse()
-	if err := run(*kedge, strings.Split(*sets, ","), *scale, *runs, *dir, *s3, *far); err != nil {
+	if err := run(*kedge, strings.Split(*sets, ","), *scale, *runs, *dir, *s3, *streams, *far); err != nil {
 		fmt.Fprintln(os.Stderr, "compare:", err)
 		os.Exit(1)
 	}
 }
 
-func run(kedge string, sets []string, scale float64, runs int, dir string, s3, far bool) error {
+func run(kedge string, sets []string, scale float64, runs int, dir string, s3, streams, far bool) error {
 	kedge, err := filepath.Abs(kedge)
 	if err != nil {
 		return err
@@ -65,6 +67,9 @@ func run(kedge string, sets []string, scale float64, runs int, dir string, s3, f
 	}
 	if s3 {
 		return runS3(kedge, scale, runs, dir)
+	}
+	if streams {
+		return runStreams(kedge, scale, runs, dir)
 	}
 	tools := installed(allTools(kedge, dir))
 	var remote []tool
