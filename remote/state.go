@@ -33,7 +33,7 @@ func (c *Client) State(ctx context.Context, known repo.State) (repo.State, error
 		if err != nil {
 			return repo.State{}, err
 		}
-		whole := false
+		var whole bool
 		if known, whole, err = joinState(&known, &m); err != nil || whole {
 			return known, err
 		}

@@ -71,12 +71,13 @@ func (sh *ftpShell) complete(line string) (added string, choices []string) {
 	if len(words) > 0 && !strings.HasSuffix(line, " ") || strings.HasSuffix(line, `\ `) {
 		word, words = words[len(words)-1], words[:len(words)-1]
 	}
-	front, names := "", []string(nil)
+	var names []string
 	if len(words) == 0 {
 		for _, c := range ftpCommands {
 			names = append(names, c+" ")
 		}
 	} else {
+		var front string
 		front, word = path.Split(word)
 		names = sh.namesIn(front, word)
 	}

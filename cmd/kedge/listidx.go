@@ -68,7 +68,7 @@ func eachRecord(name string, fn func(pack.Record) error) error {
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer func() { _ = done() }() // it was read only
 	return x.Records(fn)
 }
 

@@ -182,7 +182,8 @@ func (x *extraction) dress(dir *fsx.Dir, name string, m *meta.Meta) error {
 	if st.Mode&meta.TypeMask != m.Type() {
 		return errors.New("something else has this name")
 	}
-	fd, closer := 0, io.Closer(nil)
+	var fd int
+	var closer io.Closer
 	switch m.Type() {
 	case meta.TypeDir:
 		d, err := dir.Open(name)

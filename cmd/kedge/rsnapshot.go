@@ -52,7 +52,7 @@ func (a *app) rsnapshotCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		return a.importSnapshots(ctx, r, snaps, filepath.Join(dir, "index"))
 	})
 }

@@ -112,9 +112,7 @@ func (a *app) validateRefs(ctx context.Context, names []string, links, bupm bool
 		v.tell("damaged %s", err)
 	}
 	if len(names) > 0 {
-		if refs, err = v.named(refs, names); err != nil {
-			return err
-		}
+		refs = v.named(refs, names)
 	}
 	for _, ref := range refs {
 		if links {
@@ -153,7 +151,7 @@ func (v *validator) tell(format string, args ...any) {
 }
 
 // named returns those refs that were asked for. They keep the names that they were given.
-func (v *validator) named(refs []repo.Ref, names []string) (found []repo.Ref, err error) {
+func (v *validator) named(refs []repo.Ref, names []string) (found []repo.Ref) {
 	for _, name := range names {
 		i := -1
 		for _, full := range []string{name, "refs/" + name, "refs/tags/" + name, "refs/heads/" + name} { // git's order
@@ -167,7 +165,7 @@ func (v *validator) named(refs []repo.Ref, names []string) (found []repo.Ref, er
 		}
 		found = append(found, repo.Ref{Name: name, ID: refs[i].ID})
 	}
-	return found, nil
+	return found
 }
 
 // whole goes down from an object to what is missing below it. What is there with all

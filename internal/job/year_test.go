@@ -467,10 +467,11 @@ func (y *year) size() {
 	for _, host := range []string{"web1", "web2", "db"} {
 		y.now = y.now.Add(repo.UndoTime + gc.Grace)
 		p := y.open(host)
-		r, err := gc.Run(y.ctx, p, gc.Options{Yes: true})
+		_, err := gc.Run(y.ctx, p, gc.Options{Yes: true})
 		y.check(err)
 		y.now = y.now.Add(gc.Grace + time.Hour)
-		if r, err = gc.Run(y.ctx, p, gc.Options{Yes: true}); err != nil || r.Packs > 60 || r.Dead > r.Live/4+mib {
+		r, err := gc.Run(y.ctx, p, gc.Options{Yes: true})
+		if err != nil || r.Packs > 60 || r.Dead > r.Live/4+mib {
 			y.t.Errorf("%s: %+v, %v", host, r, err)
 		}
 		bytes, err := p.PackBytes(y.ctx)

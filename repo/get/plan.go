@@ -91,7 +91,7 @@ func (r *run) find(o Order) (id pack.ID, k kind, implied string, err error) {
 		if o.Method != Unnamed {
 			return id, k, "", &OrderError{o, "only --unnamed takes git:REV"}
 		}
-		id, err = r.revision(o, rev)
+		id, err = r.revision(rev)
 		return id, aCommit, "", err
 	}
 	chain, err := r.source.Resolve(r.ctx, o.Ref, repo.ResolveOptions{Follow: true})
@@ -122,7 +122,7 @@ func (r *run) find(o Order) (id pack.ID, k kind, implied string, err error) {
 }
 
 // revision returns the object that git:REV means: an id, or the name of a ref.
-func (r *run) revision(o Order, rev string) (pack.ID, error) {
+func (r *run) revision(rev string) (pack.ID, error) {
 	if id, err := pack.ParseID(rev); err == nil {
 		return id, nil
 	}
