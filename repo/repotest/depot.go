@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"maps"
@@ -25,6 +24,8 @@ type Depot struct {
 	// Before is called before every step, "send" or "swap"; an error makes it fail.
 	Before func(step string) error
 
+	own *Seat
+
 	mu    sync.Mutex
 	n     int // states made
 	state repo.State
@@ -35,7 +36,14 @@ type Depot struct {
 // NewDepot returns a depot with an empty repository.
 func NewDepot(o repo.InitOptions) (*Depot, error) {
 	text, err := repo.NewConfig(o)
-	return &Depot{state: repo.State{Head: "refs/heads/main", Config: text}, packs: make(map[string]bool), files: make(map[string][]byte)}, err
+	d := &Depot{state: repo.State{Head: "refs/heads/main", Config: text}, packs: make(map[string]bool), files: make(map[string][]byte)}
+	d.own = d.Seat(func(step string) error {
+		if d.Before == nil || step != StepSend && step != StepSwap {
+			return nil
+		}
+		return d.Before(step)
+	})
+	return d, err
 }
 
 // States returns how many states were made.
@@ -52,26 +60,63 @@ func (d *Depot) Packs() int {
 	return len(d.packs)
 }
 
-func (d *Depot) before(step string) error {
-	if d.Before == nil {
-		return nil
-	}
-	return d.Before(step)
-}
-
 // Latest returns the state and its files.
 func (d *Depot) Latest(ctx context.Context) (repo.FarStore, repo.State, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return &depotFiles{d, maps.Clone(d.packs), make(map[string]*pack.Idx)}, d.state, ctx.Err()
+	return d.own.Latest(ctx)
 }
 
 // Send takes a pack.
 func (d *Depot) Send(ctx context.Context, from *repo.Dir, name string) error {
-	if err := d.before("send"); err != nil {
-		return err
+	return d.own.Send(ctx, from, name)
+}
+
+// Swap makes the next state.
+func (d *Depot) Swap(ctx context.Context, s repo.Step) error { return d.own.Swap(ctx, s) }
+
+// The steps of a Seat: all points at which something may happen at another one that it
+// would notice.
+const (
+	StepLatest = "latest" // the state is read, for Latest or for Swap
+	StepSend   = "send"   // a file is sent
+	StepSwap   = "swap"   // the next state, which is worked out, takes the place of the one before it
+)
+
+// Seat is a depot as one machine sees it: what was sent from elsewhere and is in no state is
+// not known here.
+type Seat struct {
+	d      *Depot
+	before func(step string) error
+
+	sent map[string]bool // under the depot's lock
+}
+
+// Seat returns the depot as another machine sees it. Before is called before every step; an
+// error makes it fail.
+func (d *Depot) Seat(before func(step string) error) *Seat {
+	return &Seat{d, before, make(map[string]bool)}
+}
+
+// Latest returns the state and its files.
+func (t *Seat) Latest(ctx context.Context) (repo.FarStore, repo.State, error) {
+	f, s, _, err := t.latest(ctx)
+	return f, s, err
+}
+
+func (t *Seat) latest(ctx context.Context) (*depotFiles, repo.State, int, error) {
+	if err := t.before(StepLatest); err != nil {
+		return nil, repo.State{}, 0, err
 	}
+	t.d.mu.Lock()
+	defer t.d.mu.Unlock()
+	return &depotFiles{t, maps.Clone(t.d.packs), make(map[string]*pack.Idx)}, t.d.state, t.d.n, ctx.Err()
+}
+
+// Send takes a pack.
+func (t *Seat) Send(ctx context.Context, from *repo.Dir, name string) error {
 	for _, ending := range []string{".pack", ".idx"} {
+		if err := t.before(StepSend); err != nil {
+			return err
+		}
 		b, err := from.Open(ctx, dirPacks+name+ending)
 		if err != nil {
 			return err
@@ -80,45 +125,52 @@ func (d *Depot) Send(ctx context.Context, from *repo.Dir, name string) error {
 		if err = errors.Join(err, b.Close()); err != nil {
 			return err
 		}
-		d.mu.Lock()
-		d.files[dirPacks+name+ending] = text
-		d.mu.Unlock()
+		t.d.mu.Lock()
+		t.d.files[dirPacks+name+ending] = text
+		t.d.mu.Unlock()
 	}
+	t.d.mu.Lock()
+	defer t.d.mu.Unlock()
+	t.sent[name] = true
 	return nil
 }
 
 // Swap makes the next state. As with an object store, the change is made beside the lock, and
 // again if somebody was faster.
-func (d *Depot) Swap(ctx context.Context, s repo.Step) error {
+func (t *Seat) Swap(ctx context.Context, s repo.Step) error {
 	for {
-		files, state, err := d.Latest(ctx)
+		files, state, n, err := t.latest(ctx)
 		if err != nil {
 			return err
 		}
-		before := d.States()
 		if err := s.Change(files, &state); err != nil {
 			return err
 		}
-		if err := d.before("swap"); err != nil {
+		if err := t.before(StepSwap); err != nil {
 			return err
 		}
-		if done, err := d.replace(before, s, state); done || err != nil {
+		if done, err := t.replace(n, s, state); done || err != nil {
 			return err
 		}
 	}
 }
 
-func (d *Depot) replace(before int, s repo.Step, state repo.State) (bool, error) {
+func (t *Seat) replace(before int, s repo.Step, state repo.State) (bool, error) {
+	d := t.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.n != before {
 		return false, nil
 	}
 	for _, name := range s.Add {
-		if d.files[dirPacks+name+".pack"] == nil {
-			return false, fmt.Errorf("%s was not sent", name)
+		if d.files[dirPacks+name+".pack"] == nil || d.files[dirPacks+name+".idx"] == nil {
+			delete(t.sent, name)
+			return false, &repo.BusyError{What: name, Hint: "it was taken away before it was named; run it again"}
 		}
+	}
+	for _, name := range s.Add {
 		d.packs[name] = true
+		delete(t.sent, name)
 	}
 	for _, name := range s.Drop {
 		delete(d.packs, name)
@@ -132,16 +184,16 @@ func (d *Depot) replace(before int, s repo.Step, state repo.State) (bool, error)
 
 // depotFiles are the files of a state.
 type depotFiles struct {
-	d     *Depot
+	t     *Seat
 	packs map[string]bool
 	idx   map[string]*pack.Idx
 }
 
-// Open opens a file, that of a pack that was only sent, too.
+// Open opens a file, that of a pack that was only sent, too. What an older state names may be gone.
 func (f *depotFiles) Open(_ context.Context, name string) (repo.Blob, error) {
-	f.d.mu.Lock()
-	defer f.d.mu.Unlock()
-	text, ok := f.d.files[name]
+	f.t.d.mu.Lock()
+	defer f.t.d.mu.Unlock()
+	text, ok := f.t.d.files[name]
 	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
@@ -153,17 +205,17 @@ type depotBlob struct{ *bytes.Reader }
 // Close does nothing.
 func (depotBlob) Close() error { return nil }
 
-// List lists the files of the state, and packs that were sent.
+// List lists the files of the state, and packs that were sent from here since.
 func (f *depotFiles) List(_ context.Context, dir string, fn func(string, int64) error) error {
-	f.d.mu.Lock()
+	f.t.d.mu.Lock()
 	sizes := make(map[string]int64)
-	for name, text := range f.d.files {
+	for name, text := range f.t.d.files {
 		stem := strings.TrimSuffix(path.Base(name), path.Ext(name))
-		if strings.HasPrefix(name, dir+"/") && (f.packs[stem] || path.Ext(name) == ".pack" && !f.d.packs[stem]) {
+		if strings.HasPrefix(name, dir+"/") && (f.packs[stem] || path.Ext(name) == ".pack" && f.t.sent[stem]) {
 			sizes[name] = int64(len(text))
 		}
 	}
-	f.d.mu.Unlock()
+	f.t.d.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(sizes)) {
 		if err := fn(name, sizes[name]); err != nil {
 			return err
@@ -183,11 +235,11 @@ func (f *depotFiles) Parallel() int { return 2 }
 
 // Locate looks into the idx files of the state's packs.
 func (f *depotFiles) Locate(ctx context.Context, ids []pack.ID, skip func(string) bool) ([]repo.Located, error) {
-	f.d.mu.Lock()
-	defer f.d.mu.Unlock()
+	f.t.d.mu.Lock()
+	defer f.t.d.mu.Unlock()
 	out := make([]repo.Located, len(ids))
 	for _, name := range slices.Sorted(maps.Keys(f.packs)) {
-		text := f.d.files[dirPacks+name+".idx"]
+		text := f.t.d.files[dirPacks+name+".idx"]
 		if text == nil || skip(name) {
 			continue
 		}
