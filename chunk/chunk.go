@@ -77,6 +77,10 @@ func (s *Splitter) WithFanout(n int) (*Splitter, error) {
 	return &c, nil
 }
 
+// Rollsum reports whether files are split as bup does it, and so share their chunks with
+// what bup saved.
+func (s *Splitter) Rollsum() bool { return s.rollsum != nil }
+
 // Min returns the smallest size of a chunk that is not the last of its input.
 func (s *Splitter) Min() int { return s.min }
 

@@ -23,6 +23,10 @@ What prune left out is kept for 14 days, and so is what an interrupted save has 
 pack only, and says which prunes can no longer be undone. It has to be confirmed with
 --yes. So has a run that finds less than 70 % of what was live the last time.
 
+Bup and git do not say what they rely on. In a repository that bup made --now therefore
+needs --unsafe as well, which says that neither is at work there. Under the name bup,
+--unsafe is always asked for, and no --yes.
+
 With --server it collects in all repositories of the server that the config describes.`
 
 const gcExample = `  kedge gc
@@ -44,20 +48,23 @@ func (a *app) gcCommand() *cobra.Command {
 	f.BoolVar(&o.Yes, "yes", false, "confirm what would be refused without")
 	f.BoolVarP(&o.DryRun, "dry-run", "n", false, "only say what would be done")
 	f.IntVar(&o.Threshold, "threshold", 10, "write packs of data anew of which `PERCENT` is garbage")
-	unsafe := f.Bool("unsafe", false, "")
-	f.Lookup("unsafe").Hidden = true // which bup asks for
+	unsafe := a.unsafeFlags(cmd)
+	f.Lookup("unsafe").Usage = "no bup and no git is at work: --now needs it in a repository that bup made; bup asks for it"
+	f.Bool("ignore-missing", false, "")
+	f.Lookup("ignore-missing").Hidden = true // refused below
 	var config string
 	server := serverFlag(cmd, &config)
 	return a.command(cmd, func(ctx context.Context, _ []string) error {
-		_ = *unsafe
+		if err := a.checkGC(cmd, *unsafe, o.Threshold); err != nil {
+			return err
+		}
+		// Under the name bup --unsafe is all the word there is.
+		o.Alone, o.Yes = *unsafe, o.Yes || a.name == "bup"
 		if *server {
-			if o.Now || o.Yes || o.DryRun {
-				return usagef("--server does what the config file says: --now, --yes and --dry-run are for one repository")
+			if o.Now || o.Yes || o.DryRun || *unsafe {
+				return usagef("--server does what the config file says: --now, --yes, --unsafe and --dry-run are for one repository")
 			}
 			return a.runUpkeep(ctx, "gc", config, job.Plea{Tasks: []string{job.TaskGC}, Now: true})
-		}
-		if o.Threshold < 1 || o.Threshold > 100 {
-			return usagef("option --threshold: %d is no percentage", o.Threshold)
 		}
 		p, err := a.openOwn(ctx, "gc")
 		if err != nil {
@@ -104,6 +111,18 @@ func (a *app) gcCommand() *cobra.Command {
 		}
 		return err
 	})
+}
+
+// checkGC refuses options that make no sense, or that kedge has not.
+func (a *app) checkGC(cmd *cobra.Command, unsafe bool, threshold int) error {
+	switch {
+	case cmd.Flags().Changed("ignore-missing"):
+		return withHint(usagef("option --ignore-missing is not there: of what refers to missing objects nothing is deleted"),
+			"kedge fsck tells which saves lack something; 'rm' takes them out")
+	case threshold < 1 || threshold > 100:
+		return usagef("option --threshold: %d is no percentage", threshold)
+	}
+	return a.checkUnsafe(unsafe)
 }
 
 // gcLine sums a collection up in one line.

@@ -80,7 +80,7 @@ func (a *app) pruneOlderCommand() *cobra.Command {
 		if err := a.pruneOlder(ctx, p, &o, since, args); err != nil || o.pretend || !o.gc {
 			return err
 		}
-		_, err = gc.Run(ctx, p, gc.Options{Threshold: o.threshold, Wait: a.common.wait, Progress: a.gcProgress})
+		_, err = gc.Run(ctx, p, gc.Options{Threshold: o.threshold, Yes: a.name == "bup", Wait: a.common.wait, Progress: a.gcProgress})
 		a.ui.done()
 		return err
 	})

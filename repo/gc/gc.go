@@ -25,8 +25,11 @@ type Options struct {
 	Threshold int
 	// Yes says that it is right that much less is live than the last time; Now needs it, too.
 	Yes bool
-	// Now ends all graces and deletes at once.
+	// Now ends all graces and deletes at once. In a repository that bup made it needs Alone, too.
 	Now bool
+	// Alone says that no bup and no git works on the repository meanwhile: they do not say
+	// what they rely on.
+	Alone bool
 	// Wait is how long to wait for sessions to end; 0: not at all.
 	Wait time.Duration
 	// DryRun changes nothing.
@@ -166,8 +169,9 @@ func (c *collector) mayRun(ctx context.Context) (err error) {
 	if !c.o.Now {
 		return nil
 	}
-	if c.p.Config().Version == 0 {
-		return &RefusedError{Reason: "this repository was made by bup, whose savers do not say what they rely on: there must be a grace"}
+	if c.p.Config().Version == 0 && !c.o.Alone {
+		return &RefusedError{Reason: "this repository was made by bup, whose savers do not say what they rely on: " +
+			"to delete at once needs the word that none of them is at work (--unsafe)"}
 	}
 	pruned, err := c.p.Pruned(ctx)
 	for _, l := range pruned {

@@ -12,16 +12,21 @@ import (
 // (rotated snapshots) have a set for every file, so a set is small, and its name
 // is not a string of its own. It is used by the feeder alone.
 type links struct {
+	// last is how bup has it: a set is named by that of its paths which is the last in
+	// plain byte order. Bup walks backwards, and names a set by what it comes to first.
+	last  bool
 	at    map[inodeKey]uint32 // inode → number of its set
 	sets  []linkSet
 	dirs  []string // directories of names
 	names []byte   // names in them, one after another
+	path  []byte   // scratch
+	tidy  int      // compact when names and dirs are more than this
 }
 
 type inodeKey struct{ dev, ino uint64 }
 
 // A linkSet is one inode with all of its names that are in the index. The first
-// of them, in index order, names the set in the metadata of all.
+// of them, in index order, names the set in the metadata of all, unless links.last.
 type linkSet struct {
 	dir       uint32 // in links.dirs
 	name, end uint32 // in links.names
@@ -48,20 +53,67 @@ func (l *links) note(r *index.Record) {
 	}
 	k := inodeKey{r.Stat.Dev, r.Stat.Ino}
 	if n, ok := l.at[k]; ok {
-		l.sets[n].left++
+		s := &l.sets[n]
+		s.left++
+		if l.last && l.before(s, r.Path) {
+			l.call(s, r.Path)
+			l.compact()
+		}
 		return
 	}
 	if l.at == nil {
 		l.at = map[inodeKey]uint32{}
 	}
-	dir, name := split(r.Path)
+	l.at[k] = uint32(len(l.sets))
+	l.sets = append(l.sets, linkSet{left: 1})
+	l.call(&l.sets[len(l.sets)-1], r.Path)
+}
+
+// before reports whether the name of a set comes before a path, byte by byte. That is not
+// the order of the index, in which a '/' comes before all else.
+func (l *links) before(s *linkSet, path string) bool {
+	l.path = append(l.path[:0], l.dirs[s.dir]...)
+	if len(l.path) > 1 {
+		l.path = append(l.path, '/')
+	}
+	l.path = append(l.path, l.names[s.name:s.end]...)
+	return string(l.path) < path
+}
+
+// call names a set.
+func (l *links) call(s *linkSet, path string) {
+	dir, name := split(path)
 	if n := len(l.dirs); n == 0 || l.dirs[n-1] != dir {
 		l.dirs = append(l.dirs, string([]byte(dir))) // the record's strings are not ours
 	}
-	l.at[k] = uint32(len(l.sets))
-	from := uint32(len(l.names))
+	s.dir, s.name = uint32(len(l.dirs)-1), uint32(len(l.names))
 	l.names = append(l.names, name...)
-	l.sets = append(l.sets, linkSet{dir: uint32(len(l.dirs) - 1), name: from, end: uint32(len(l.names)), left: 1})
+	s.end = uint32(len(l.names))
+}
+
+// compact drops the names that no set has any more, when they may be the half of all: with
+// thirty snapshots that share their files there would be thirty times as many as needed.
+func (l *links) compact() {
+	const entry = 32 // about what one of dirs takes besides its bytes
+	if len(l.names)+entry*len(l.dirs) <= max(l.tidy, 1<<16) {
+		return
+	}
+	old := *l
+	l.names, l.dirs = nil, nil
+	moved := make([]uint32, len(old.dirs)) // old number → new one, and 1
+	for i := range l.sets {
+		s := &l.sets[i]
+		if moved[s.dir] == 0 {
+			l.dirs = append(l.dirs, old.dirs[s.dir])
+			moved[s.dir] = uint32(len(l.dirs))
+		}
+		s.dir = moved[s.dir] - 1
+		name := old.names[s.name:s.end]
+		s.name = uint32(len(l.names))
+		l.names = append(l.names, name...)
+		s.end = uint32(len(l.names))
+	}
+	l.tidy = 2 * (len(l.names) + entry*len(l.dirs))
 }
 
 // take returns the set that a record belongs to, nil if it has only one name.

@@ -3,6 +3,7 @@ package save
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -43,12 +44,13 @@ func (o *ordered) Missing(ctx context.Context, dst, ids []pack.ID) ([]pack.ID, e
 	dst, err := o.Session.Missing(ctx, dst, ids)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, id := range ids {
-		o.has[id] = o.has[id] || !o.lack[id]
-	}
-	for _, id := range dst[from:] {
+	for _, id := range dst[from:] { // which may have been added since it was asked
 		o.lack[id] = true
-		o.has[id] = false
+	}
+	for _, id := range ids {
+		if !slices.Contains(dst[from:], id) {
+			o.has[id] = true
+		}
 	}
 	return dst, err
 }

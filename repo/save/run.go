@@ -57,7 +57,7 @@ func (r *run) all(ctx context.Context) (err error) {
 		return err
 	}
 	defer r.sess.Close()
-	r.found = &survey{o: r.o, sess: r.sess, plan: r.plan, split: r.split}
+	r.found = &survey{o: r.o, sess: r.sess, plan: r.plan, split: r.split, links: links{last: r.split.Rollsum()}}
 	if err := r.found.look(ctx); err != nil {
 		return err
 	}
