@@ -339,7 +339,9 @@ func (l *Living) choose(x *mirror, g *Generation, step repo.Step) error {
 		}
 		p, ok := l.sent.get(name)
 		if !ok || x.dropped[p.pack.Key] || x.dropped[p.idx.Key] {
-			return fmt.Errorf("%s was sent so long ago that it may be gone: run it again", name)
+			// Another machine may have sent the very same, named it, and let go of it. When it is
+			// forgotten here, the next run sends it again.
+			return errors.Join(&repo.BusyError{What: name, Hint: "it was sent long ago, or taken away at another machine; run it again"}, l.sent.drop([]string{name}))
 		}
 		x.add(p.pack)
 		x.add(p.idx)
@@ -421,7 +423,8 @@ func (l *Living) segments(ctx context.Context, s *Snapshot) (map[Sum]io.ReaderAt
 	l.copies = keep
 	l.mu.Unlock()
 	// The files of the generation before stay open: who reads there may do so yet.
-	return at, l.forget(keep)
+	l.forget(keep)
+	return at, nil
 }
 
 // fetch opens the copy of a segment, which is made if it is not there or not what it should be.
@@ -445,7 +448,10 @@ func (l *Living) fetch(ctx context.Context, s *Snapshot, f File) (*fsx.File, err
 	remote, buf := s.file(f, readStep), make([]byte, readStep)
 	for off := int64(0); err == nil && off < f.Size; off += readStep {
 		n := min(readStep, f.Size-off)
-		if _, err = remote.get(buf[:n], off); err == nil {
+		if err = ctx.Err(); err == nil {
+			_, err = remote.get(buf[:n], off)
+		}
+		if err == nil {
 			_, err = file.WriteAt(buf[:n], off)
 		}
 	}
@@ -468,16 +474,15 @@ func (l *Living) fetch(ctx context.Context, s *Snapshot, f File) (*fsx.File, err
 }
 
 // forget removes copies of segments that the newest generation does not have.
-func (l *Living) forget(keep map[Sum]*fsx.File) error {
+func (l *Living) forget(keep map[Sum]*fsx.File) {
 	dir := filepath.Join(l.o.Dir, "segments")
 	list, err := l.o.FS.ReadDir(dir)
 	if err != nil {
-		return nil //nolint:nilerr // there are none
+		return // there are none
 	}
 	for _, e := range list {
 		if sum, err := ParseSum(e.Name()); err == nil && keep[sum] == nil {
 			_ = l.o.FS.Remove(filepath.Join(dir, e.Name())) // another process may have done it
 		}
 	}
-	return nil
 }
