@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -55,13 +54,10 @@ func (a *app) configCheckCommand() *cobra.Command {
 	return a.command(cmd, func(ctx context.Context, _ []string) error {
 		file = a.configFile(file)
 		c, err := job.Load(a.FS, file)
-		if c == nil || *offline {
-			if err != nil {
-				return &codedError{exitUsage, err}
-			}
-			return a.conclude("%s: %s, nothing is wrong", escape(file), plural(int64(len(c.Jobs)), "job"))
-		}
 		problems := flatten(err)
+		if c == nil || *offline {
+			return a.checked(file, c, problems)
+		}
 		for i := range c.Jobs {
 			for _, err := range a.checkJob(ctx, &c.Jobs[i]) {
 				problems = append(problems, fmt.Errorf("job %s: %w", c.Jobs[i].Job, err))
@@ -76,11 +72,22 @@ func (a *app) configCheckCommand() *cobra.Command {
 		if err := a.checkClock(); err != nil {
 			problems = append(problems, err)
 		}
-		if len(problems) > 0 {
-			return &codedError{exitUsage, errors.Join(problems...)}
-		}
-		return a.conclude("%s: %s, nothing is wrong", escape(file), plural(int64(len(c.Jobs)), "job"))
+		return a.checked(file, c, problems)
 	})
+}
+
+// checked says what is wrong, a line for each problem.
+func (a *app) checked(file string, c *job.Config, problems []error) error {
+	if len(problems) == 0 {
+		return a.conclude("%s: %s, nothing is wrong", escape(file), plural(int64(len(c.Jobs)), "job"))
+	}
+	if len(problems) == 1 {
+		return &codedError{exitUsage, problems[0]}
+	}
+	for _, p := range problems {
+		a.ui.line("%s", escapeText(p.Error()))
+	}
+	return &codedError{exitUsage, fmt.Errorf("%s: %s", file, plural(int64(len(problems)), "mistake"))}
 }
 
 // flatten returns the errors that one was joined from.

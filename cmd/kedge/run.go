@@ -196,6 +196,11 @@ func (a *app) runJob(ctx context.Context, w *job.World, j *job.Job) (int, error)
 	if err != nil {
 		a.ui.line("%s: %s", escape(j.Job), escapeText(err.Error()))
 	}
+	for _, p := range rep.Parts { // unreadable files were named as they were met
+		if p.Error != "" && p.Exit != exitPartial && a.common.verbose == 0 && (err == nil || p.Error != err.Error()) {
+			a.ui.line("%s: %s", escape(p.Name), escapeText(p.Error))
+		}
+	}
 	if nerr := job.Tell(ctx, w, j, &rep); nerr != nil {
 		a.ui.line("%s: %s", escape(j.Job), escapeText(nerr.Error()))
 	}

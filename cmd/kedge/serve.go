@@ -44,6 +44,7 @@ const serveMemory = 1 << 30
 type serveOptions struct {
 	root, state, listen, keys, hostKey string
 	sessions, perKey                   int
+	quota                              int64 // of keys without one
 	grace                              time.Duration
 }
 
@@ -70,10 +71,15 @@ func (a *app) serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if s != nil && (o.root == "" || filepath.Clean(o.root) == filepath.Clean(s.Root)) { // the command line comes first
+		own, err := a.serverRoot(o.root)
+		if err != nil {
+			return err
+		}
+		if s != nil && own == filepath.Clean(s.Root) { // the command line comes first
 			if s.Listen != "" && !f.Changed("listen") {
 				o.listen = s.Listen
 			}
+			o.quota = s.QuotaBytes()
 			o.keys, o.hostKey = cmp.Or(o.keys, s.AuthorizedKeys), cmp.Or(o.hostKey, s.HostKey)
 		}
 		return a.serve(ctx, o)
@@ -116,7 +122,7 @@ func (a *app) serve(ctx context.Context, o serveOptions) error {
 	syscall.Umask(0o077)
 	log := a.serveLog()
 	s, err := sshd.New(sshd.Options{
-		FS: a.FS, Root: root, Store: store, HostKey: o.hostKey, AuthorizedKeys: keys, Log: log, Grace: o.grace,
+		FS: a.FS, Root: root, Store: store, HostKey: o.hostKey, AuthorizedKeys: keys, Log: log, Grace: o.grace, Quota: o.quota,
 		Limits: sshd.Limits{Total: o.sessions, PerKey: o.perKey},
 	})
 	if err != nil {

@@ -68,6 +68,9 @@ func (a *app) serverCommand() *cobra.Command {
 		if grant.Root, err = a.serverRoot(grant.Root); err != nil {
 			return err
 		}
+		if grant.Role == access.Append && grant.Quota == 0 {
+			grant.Quota = a.usualQuota(grant.Root)
+		}
 		if grant.Store, err = a.gatewayFor(grant.Root, *state); err != nil {
 			return err
 		}
@@ -95,6 +98,17 @@ func (a *app) serverRoot(root string) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// usualQuota returns the quota of a repository below a root for keys whose line says none. A
+// config file that is wrong keeps nobody from saving: 'kedge config check' and 'kedge status'
+// are where that is told.
+func (a *app) usualQuota(root string) int64 {
+	s, err := a.configuredServer()
+	if err != nil || s == nil || filepath.Clean(s.Root) != root {
+		return 0
+	}
+	return s.QuotaBytes()
 }
 
 // answer serves the client at the other end of standard input and output.

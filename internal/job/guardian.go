@@ -146,6 +146,10 @@ func Guard(ctx context.Context, w *World, job string, in io.Reader) error {
 	return err
 }
 
+// dying is how long MakeGood waits for a lock: systemd starts it as soon as it has killed a run and
+// its guardian, and who is killed has his files a moment longer than he can be seen.
+const dying = time.Second
+
 // MakeGood does for all jobs what their next runs would do first. Units run it at boot and
 // after the service has ended. Jobs that run are left alone.
 func MakeGood(ctx context.Context, w *World) (jobs []string, err error) {
@@ -158,7 +162,7 @@ func MakeGood(ctx context.Context, w *World) (jobs []string, err error) {
 		if strings.HasSuffix(job, ".lock") || strings.HasPrefix(job, ".") || e.IsDir() {
 			continue
 		}
-		lock, lerr := w.FS.Lock(lockFile(w.State, job), fsx.Exclusive, 0)
+		lock, lerr := w.FS.Lock(lockFile(w.State, job), fsx.Exclusive, dying)
 		if errors.Is(lerr, fsx.ErrLocked) {
 			continue
 		} else if lerr != nil {

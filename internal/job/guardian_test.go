@@ -190,3 +190,29 @@ func TestGuardIdle(t *testing.T) {
 	}
 	defer lock.Unlock()
 }
+
+// Systemd kills a run with its guardian, and runs make-good at once, when they may not have let go
+// of the lock yet.
+func TestMakeGoodWaitsForTheDying(t *testing.T) {
+	s := newStage(t)
+	lock, err := Hold(s.w.FS, s.w.State, "j")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := note(s.w, &s.job); err != nil {
+		t.Fatal(err)
+	}
+	unlocked := make(chan error)
+	go func() {
+		time.Sleep(100 * time.Millisecond)
+		unlocked <- lock.Unlock()
+	}()
+	made, err := MakeGood(context.Background(), s.w)
+	if err != nil || len(made) != 1 {
+		t.Errorf("%q, %v", made, err)
+	}
+	if err := <-unlocked; err != nil {
+		t.Error(err)
+	}
+	s.wants("resume, finally 1")
+}

@@ -219,13 +219,13 @@ func pause(ctx context.Context, most time.Duration) error {
 // the process dies in between.
 func (r *run) work(ctx context.Context) error {
 	h := &r.j.Hooks
-	err := r.step(ctx, "before", h.Before)
+	err := r.step(ctx, "before", h.Before, nil)
 	if err == nil {
-		err = r.step(ctx, "snapshot", h.Snapshot)
+		err = r.step(ctx, "snapshot", h.Snapshot, nil)
 	}
 	// Even if the night was called off: the database has to be up in the morning.
 	always := context.WithoutCancel(ctx)
-	resumed := r.step(always, "resume", h.Resume)
+	resumed := r.step(always, "resume", h.Resume, nil)
 	if err == nil {
 		err = resumed
 	}
@@ -233,9 +233,9 @@ func (r *run) work(ctx context.Context) error {
 		err = r.parts(ctx)
 	}
 	if err == nil && r.exit(ctx, nil) == exitOK {
-		err = r.step(ctx, "after", h.After)
+		err = r.step(ctx, "after", h.After, nil)
 	}
-	finally := r.step(always, "finally", h.Finally)
+	finally := r.step(always, "finally", h.Finally, err)
 	if resumed == nil && finally == nil {
 		err = errors.Join(err, forget(r.w, r.j.Job))
 	}
@@ -275,11 +275,12 @@ func (r *run) parts(ctx context.Context) error {
 	return nil
 }
 
-// step runs the commands of a hook one after the other; the first that fails ends it.
-func (r *run) step(ctx context.Context, name string, commands []string) error {
+// step runs the commands of a hook one after the other; the first that fails ends it. What has
+// gone wrong until then is in the status that it gets.
+func (r *run) step(ctx context.Context, name string, commands []string, wrong error) error {
 	extra := []string{"KEDGE_JOB=" + r.j.Job, "KEDGE_STEP=" + name}
 	if name == "after" || name == "finally" {
-		extra = append(extra, fmt.Sprintf("KEDGE_STATUS=%d", r.exit(ctx, nil)))
+		extra = append(extra, fmt.Sprintf("KEDGE_STATUS=%d", r.exit(r.ctx, wrong)))
 	}
 	return runHook(ctx, r.w, name, commands, r.j.Hooks.Timeout, extra, r.guard.hook)
 }

@@ -29,10 +29,10 @@ func TestRunOrder(t *testing.T) {
 // What each hook's failure keeps from being done, and what it does not.
 func TestHookFails(t *testing.T) {
 	for _, tt := range []struct{ step, want string }{
-		{"before", "resume, finally 0"},
-		{"snapshot", "before, resume, finally 0"},
-		{"resume", "before, snapshot, finally 0, finally 1"}, // the guardian tries again, and fails as well
-		{"after", "before, snapshot, resume, save j, finally 0"},
+		{"before", "resume, finally 1"},
+		{"snapshot", "before, resume, finally 1"},
+		{"resume", "before, snapshot, finally 1, finally 1"}, // the guardian tries again, and fails as well
+		{"after", "before, snapshot, resume, save j, finally 1"},
 		{"finally", "before, snapshot, resume, save j, after 0, resume"},
 	} {
 		for _, how := range []string{"exit 3", "kill -KILL $$", "no-such-command-here", "false | cat"} {
@@ -64,7 +64,7 @@ func TestResumeFailsAndIsRunAgain(t *testing.T) {
 	if _, err := s.run(context.Background()); err == nil || !s.noted() {
 		t.Fatalf("%v, noted %v", err, s.noted())
 	}
-	s.wants("before, snapshot, resume, finally 0, resume, finally 1") // the second time by the guardian
+	s.wants("before, snapshot, resume, finally 1, resume, finally 1") // the second time by the guardian
 	if err := os.WriteFile(s.dir+"/up", nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestHookHangs(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "took longer than 300ms") {
 		t.Errorf("%v", err)
 	}
-	s.wants("resume, finally 0")
+	s.wants("resume, finally 7")
 	var pid int
 	text, _ := os.ReadFile(s.dir + "/pid")
 	if _, err := fmt.Sscan(string(text), &pid); err != nil {
@@ -289,4 +289,28 @@ func TestIOPriority(t *testing.T) {
 			t.Errorf("%q is %d", in, got)
 		}
 	}
+}
+
+// Whoever read the messages is gone, as the far end of a terminal may be: hooks print to nobody,
+// and do not die of it.
+func TestHookNobodyListens(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if unheard(w) {
+		t.Error("a pipe with a reader is taken for one without")
+	}
+	r.Close()
+	if !unheard(w) {
+		t.Error("a pipe without a reader is taken for one with")
+	}
+	s := newStage(t)
+	s.w.Stderr = w
+	s.job.Hooks.Resume = []string{"echo starting; " + s.say("resume")}
+	if _, err := s.run(context.Background()); err != nil {
+		t.Error(err)
+	}
+	s.wants("before, snapshot, resume, save j, after 0, finally 0")
 }

@@ -226,6 +226,12 @@ func (r Retention) Rules() (rules prune.Rules, err error) {
 	return rules, rules.Check()
 }
 
+// QuotaBytes returns how large a repository may get; 0: no limit.
+func (s *Server) QuotaBytes() int64 {
+	n, _ := parseBytes(s.Quota) // it was checked
+	return n
+}
+
 // check looks for what cannot be meant of a server.
 func (s *Server) check(bad func(key, format string, args ...any)) {
 	if !filepath.IsAbs(s.Root) {
@@ -235,7 +241,7 @@ func (s *Server) check(bad func(key, format string, args ...any)) {
 		bad("server.mirror.to", "%q is not of the form s3://bucket/prefix", m.To)
 	}
 	if m := s.Mirror; m != nil && m.KeepGenerations != 0 {
-		bad("server.mirror.keep-generations", "kedge deletes nothing in a bucket: leave it out, and let rules of the bucket's life cycle do it")
+		bad("server.mirror.keep-generations", "the server's credentials should not be able to delete: leave it out, and run 'kedge mirror prune --keep-generations %d %s' from elsewhere, with others", m.KeepGenerations, m.To)
 	}
 	if s.GC.Threshold < 0 || s.GC.Threshold > 100 {
 		bad("server.gc.threshold", "%d is no percentage", s.GC.Threshold)

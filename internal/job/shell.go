@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // killAfter is how long a hook has to end by itself once it is told to.
@@ -23,7 +24,10 @@ func shell(ctx context.Context, command string, limit time.Duration, env []strin
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, &timeoutError{strconv.Quote(command), limit})
 	defer cancel()
 	cmd := exec.Command("bash", "-o", "pipefail", "-c", command)
-	cmd.Env, cmd.Stdout, cmd.Stderr = env, out, out
+	cmd.Env = env
+	if out != nil && !unheard(out) {
+		cmd.Stdout, cmd.Stderr = out, out
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return err
@@ -55,6 +59,19 @@ func shell(ctx context.Context, command string, limit time.Duration, env []strin
 	signal(syscall.SIGKILL) // it, or what it left in the background
 	<-ended
 	return context.Cause(ctx)
+}
+
+// unheard reports whether a file is a pipe that nobody reads any more. A hook that prints there
+// dies of SIGPIPE before it has done anything, and the guardian, whose run was killed together
+// with whoever read its messages, would start no database.
+func unheard(f *os.File) bool {
+	poll := struct {
+		fd              int32
+		events, revents int16
+	}{fd: int32(f.Fd())}
+	const broken = 0x8 // POLLERR: what a pipe without a reader has
+	_, _, e := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&syscall.Timespec{})), 0, 0, 0)
+	return e == 0 && poll.revents&broken != 0
 }
 
 // endGroup ends a process group that is nobody's child here: it is told to, and then made to.

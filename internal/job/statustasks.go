@@ -31,7 +31,7 @@ func (w *Watch) size(ctx context.Context, p *repo.Packs, r *RepoStatus) error {
 	if r.Objects > limit/2 {
 		r.problem(Full, "", "%d objects; a repository is good for %d: new saves should go to another", r.Objects, limit)
 	}
-	if quota, err := parseBytes(w.Server.Quota); err == nil && r.Bytes > quota/10*9 {
+	if quota := w.Server.QuotaBytes(); quota > 0 && r.Bytes > quota/10*9 {
 		r.problem(Full, "", "%s of the quota's %s are taken", bytesText(r.Bytes), bytesText(quota))
 	}
 	if !w.Tasks {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -78,15 +79,15 @@ func (n *Notify) Tell(ctx context.Context, fsys *fsx.FS, what Notice) error {
 	defer cancel()
 	var errs []error
 	if n.Ping != "" {
-		url := strings.TrimSuffix(n.Ping, "/")
+		to := strings.TrimSuffix(n.Ping, "/")
 		if what.Failed {
-			url += "/fail"
+			to += "/fail"
 		}
 		text := what.Text
 		if cut := len(text) - maxPing; cut > 0 {
 			_, text, _ = strings.Cut(text[cut:], "\n")
 		}
-		errs = append(errs, post(ctx, url, "text/plain; charset=utf-8", []byte(text)))
+		errs = append(errs, post(ctx, to, "text/plain; charset=utf-8", []byte(text)))
 	}
 	if n.On == "always" || what.Wrong {
 		if n.Webhook != "" {
@@ -111,24 +112,35 @@ func (n *Notify) TellStart(ctx context.Context) error {
 	return post(ctx, strings.TrimSuffix(n.Ping, "/")+"/start", "text/plain; charset=utf-8", nil)
 }
 
-// post sends a body to a URL.
-func post(ctx context.Context, url, kind string, body []byte) error {
+// post sends a body to a URL. Who knows the URL of a ping or a webhook can use it, and what is
+// printed ends in logs and mails: errors name its host alone.
+func post(ctx context.Context, to, kind string, body []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return errors.New("an address of [notify] is no URL") // which the cause would quote
 	}
 	req.Header.Set("Content-Type", kind)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err
+		return fmt.Errorf("POST to %s: %w", req.URL.Host, withoutURL(err))
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("POST %s: %s", url, resp.Status)
+		return fmt.Errorf("POST to %s: %s", req.URL.Host, resp.Status)
 	}
 	return nil
+}
+
+// withoutURL returns the cause of an error of net/http without the URLs that it names, which may
+// be those to which it was sent on.
+func withoutURL(err error) error {
+	var where *url.Error
+	for errors.As(err, &where) {
+		err = where.Err
+	}
+	return err
 }
 
 // mail sends a text through sendmail, which every mail system brings.

@@ -298,6 +298,9 @@ func (p *client) program(ctx context.Context, s *stream, command string) error {
 		return err
 	}
 	grant := p.key.Grant
+	if grant.Role == access.Append && grant.Quota == 0 {
+		grant.Quota = p.s.o.Quota
+	}
 	if grant.Root == "" {
 		grant.Root = p.s.o.Root
 	}

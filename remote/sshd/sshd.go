@@ -78,6 +78,7 @@ type Options struct {
 	Store          access.Store // where they are if they are not directories; nil: they are
 	HostKey        string       // file of a private key; it is made if it is not there. See hostKeys
 	AuthorizedKeys string       // file, read anew for every connection; nobody gets in while it is not there
+	Quota          int64        // of the repositories of keys whose line says none; 0: no limit
 	Limits         Limits
 	Session        server.Limits
 	Grace          time.Duration // for sessions to end when the server stops: 30 s

@@ -70,7 +70,13 @@ func (p Period) Before(t time.Time) time.Time {
 	if p.Forever {
 		return time.Time{}
 	}
-	return t.AddDate(-p.Years, -p.Months, -p.Days).Add(-p.Clock)
+	// The day of a month that has none is its last, not one of the next month: a month before
+	// the 31st of March is the 28th of February, and a period is never shorter than it says.
+	first := time.Date(t.Year()-p.Years, t.Month()-time.Month(p.Months), 1, 12, 0, 0, 0, t.Location())
+	last := first.AddDate(0, 1, -1).Day()
+	h, m, s := t.Clock()
+	at := time.Date(first.Year(), first.Month(), min(t.Day(), last)-p.Days, h, m, s, t.Nanosecond(), t.Location())
+	return at.Add(-p.Clock)
 }
 
 // String returns the period as ParsePeriod reads it.

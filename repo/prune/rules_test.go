@@ -58,7 +58,7 @@ func TestRules(t *testing.T) {
 		{"monthly", Rules{Monthly: 3}, []string{"2026-03-31 10:00", "2026-03-01 10:00", "2026-02-28 10:00", "2026-01-31 10:00", "2025-12-31 10:00"}, []int{0, 2, 3}},
 		{"quarterly", Rules{Quarterly: 2}, []string{"2026-03-31 10:00", "2026-01-01 10:00", "2025-12-31 10:00", "2025-10-01 10:00", "2025-09-30 10:00"}, []int{0, 2}},
 		{"yearly, all", Rules{Yearly: All}, []string{"2026-03-31 10:00", "2025-03-31 10:00", "2025-01-31 10:00", "2021-03-31 10:00"}, []int{0, 1, 3}},
-		{"within, of the newest", Rules{Within: Period{Months: 1}}, []string{"2020-03-31 10:00", "2020-03-02 10:00", "2020-03-02 09:59", "2020-02-29 10:00"}, []int{0, 1}},
+		{"within, of the newest", Rules{Within: Period{Months: 1}}, []string{"2020-03-31 10:00", "2020-03-02 10:00", "2020-02-29 10:00", "2020-02-29 09:59"}, []int{0, 1, 2}},
 		{"pins and tags", Rules{Last: 1, Tags: []string{"t*"}}, []string{"2026-03-04 10:00", "2026-03-03 10:00^", "2026-03-02 10:00", "2026-03-01 10:00#"}, []int{0, 1, 3}},
 		{"bup's, before now", Rules{AllFor: Period{Days: 2}, DailiesFor: Period{Days: 4}},
 			[]string{"2026-03-30 10:00", "2026-03-29 13:00", "2026-03-28 13:00", "2026-03-28 11:00", "2026-03-27 13:00", "2026-03-20 10:00"}, []int{0, 1, 2, 4}},
@@ -126,6 +126,40 @@ func TestRulesCheck(t *testing.T) {
 	for _, r := range []Rules{{Daily: 1}, {Yearly: All}, {Within: Period{Days: 1}}, {Tags: []string{"*"}}, {AllFor: Period{Forever: true}}} {
 		if err := r.Check(); err != nil {
 			t.Errorf("%+v: %v", r, err)
+		}
+	}
+}
+
+// A month or a year before a day that there was not then is the last of its month: nothing
+// goes earlier than was said.
+func TestPeriodBefore(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ period, from, want string }{
+		{"1m", "2026-03-31 22:00", "2026-02-28 22:00"},
+		{"1m", "2028-03-31 22:00", "2028-02-29 22:00"},
+		{"1y", "2028-02-29 22:00", "2027-02-28 22:00"},
+		{"4y", "2028-02-29 22:00", "2024-02-29 22:00"},
+		{"1m1d", "2026-03-31 22:00", "2026-02-27 22:00"},
+		{"13m", "2026-01-31 22:00", "2024-12-31 22:00"},
+		{"1d", "2026-03-29 22:00", "2026-03-28 22:00"}, // 23 hours
+		{"24h", "2026-03-29 22:00", "2026-03-28 21:00"},
+		{"1d", "2026-10-25 22:00", "2026-10-24 22:00"}, // 25 hours
+		{"1d", "2026-03-30 02:30", "2026-03-29 03:30"}, // there is no 02:30
+		{"1y6m", "2026-08-31 00:00", "2025-02-28 00:00"},
+	} {
+		p, err := ParsePeriod(tt.period)
+		if err != nil {
+			t.Fatal(err)
+		}
+		from, err := time.ParseInLocation("2006-01-02 15:04", tt.from, berlin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Before(from).Format("2006-01-02 15:04"); got != tt.want {
+			t.Errorf("%s before %s: %s, want %s", tt.period, tt.from, got, tt.want)
 		}
 	}
 }
