@@ -43,6 +43,9 @@ func (a *app) gatewayFor(root, state string) (access.Store, error) {
 	return &gateway{a: a, at: at, dir: filepath.Join(state, "repositories"), open: make(map[string]*s3sync.Living)}, nil
 }
 
+// refuse fails if what stands in the bucket is encrypted mirrors, among which nobody can save.
+func (g *gateway) refuse(ctx context.Context) error { return g.a.sealedThere(ctx, g.at, nil) }
+
 // living returns a repository. It is shared by all sessions of the process.
 func (g *gateway) living(name string) (*s3sync.Living, error) {
 	g.mu.Lock()
@@ -79,6 +82,9 @@ func (g *gateway) Create(ctx context.Context, name string, o repo.InitOptions) e
 		return err
 	}
 	at := bucketAt{g.at.bucket, g.at.prefix + name + "/"}
+	if err := g.a.sealedThere(ctx, at, nil); err != nil {
+		return err
+	}
 	if err := g.a.promised(ctx, at, filepath.Join(filepath.Dir(g.dir), "validated")); err != nil {
 		return err
 	}

@@ -99,7 +99,10 @@ func (a *app) serve(ctx context.Context, o serveOptions) error {
 		return err
 	}
 	own := root // where what is the server's own stands in .kedge
-	if store != nil {
+	if g, ok := store.(*gateway); ok {
+		if err := g.refuse(ctx); err != nil {
+			return err
+		}
 		own = o.state
 		if err := a.FS.MkdirAll(filepath.Join(own, ".kedge"), 0o700); err != nil {
 			return err

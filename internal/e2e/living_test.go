@@ -75,6 +75,63 @@ func TestLiving(t *testing.T) {
 	}
 }
 
+// What commands do with a repository in a bucket that it is not the place for, they say.
+func TestLivingOtherwise(t *testing.T) {
+	g := startGateway(t).atHome(t)
+	const url, sealed = "s3://backup/p/build", "s3://backup/sealed/one"
+	src := filepath.Join(t.TempDir(), "src")
+	randomTree(t, rand.New(rand.NewPCG(23, 1)), src, 60)
+	dir := filepath.Join(t.TempDir(), "repo")
+	kedge(t, dir, "init", "--chunker", "rabin:16")
+	saveAgain(t, dir, src)
+
+	// Among encrypted mirrors nobody can save.
+	g.run(t, "mirror", "--dir", dir, "--encrypt-to", agePublic, sealed)
+	g.run(t, "index", src)
+	for _, args := range [][]string{
+		{"init", "-r", sealed}, {"init", "-r", "s3://backup/sealed/two"},
+		{"save", "-r", sealed, "-n", "x", src}, {"gc", "-r", sealed},
+		{"serve", "--root", "s3://backup/sealed", "--state", t.TempDir(), "--listen", "127.0.0.1:0"},
+	} {
+		if r := g.try(t, args...); r.code != 6 || !strings.Contains(r.err, "encrypted") || !strings.Contains(r.err, "SSE-KMS") {
+			t.Errorf("%q: exit %d\n%s", args, r.code, r.err)
+		}
+	}
+
+	// Tags, pins and copies are those of any repository.
+	g.run(t, "init", "-r", url)
+	g.run(t, "get", "-s", dir, "-r", url, "--ff", "x")
+	g.run(t, "tag", "-r", url, "good", "x/latest")
+	first, _, _ := strings.Cut(g.run(t, "ls", "-r", url, "x"), "\n")
+	g.run(t, "pin", "-r", url, "x/"+first)
+	if r := g.try(t, "rm", "-r", url, "x"); r.code != 1 || !strings.Contains(r.err, "pinned") {
+		t.Errorf("rm of what is pinned: exit %d\n%s", r.code, r.err)
+	}
+	if r := g.try(t, "status", "-r", url); r.code != 2 {
+		t.Errorf("status: exit %d\n%s", r.code, r.err)
+	}
+	config := filepath.Join(t.TempDir(), "kedge.toml")
+	write(t, config, fmt.Appendf(nil, "repository = %q\nstate = %q\n[[job]]\nname = \"files\"\nsave = \"job\"\npaths = [%q]\n", url, t.TempDir(), src))
+	check(t, os.Chmod(config, 0o600))
+	g.run(t, "run", "--config", config)
+
+	// What is brought back from it is read, and is nobody's source.
+	back := filepath.Join(t.TempDir(), "back")
+	g.run(t, "mirror", "--pull", "--dir", back, url)
+	kedge(t, back, "fsck")
+	for _, name := range []string{"x", "job"} {
+		out := target(t)
+		kedge(t, back, "restore", "-C", out, name+"/latest"+src+"/.")
+		same(t, take(t, src), take(t, out))
+	}
+	if r := g.try(t, "mirror", "--dir", back, "s3://backup/p/again"); r.code == 0 || !strings.Contains(r.err, "is changed there") {
+		t.Errorf("a mirror of a copy: exit %d\n%s", r.code, r.err)
+	}
+	g.run(t, "rm", "-r", url, "job")
+	g.run(t, "gc", "-r", url)
+	g.run(t, "fsck", "-r", url)
+}
+
 // A save into a bucket is killed at any time: what was acknowledged is there, the next run
 // succeeds and sends little again.
 func TestLivingKilled(t *testing.T) {
