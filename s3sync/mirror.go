@@ -58,6 +58,11 @@ type MirrorResult struct {
 	// Unknown is how many files of the last generation, which is encrypted, are sent anew
 	// because nothing here tells what they are: the names in the state directory are lost.
 	Unknown int
+	// Before is the key that signed the last generation, if it is not the one that signs this
+	// run: the key was lost, or somebody who may write to the bucket wants to be believed. Then
+	// nothing is taken from that generation: each file is compared with what the store has, and
+	// the manifest is a full one, which who trusts the new key alone can read.
+	Before string
 }
 
 // A full manifest is written at least for every fullEvery generations, and when a diff would
@@ -117,6 +122,7 @@ func (m *mirror) journalled(ctx context.Context, run func(context.Context) error
 	}
 	m.slots = make(chan struct{}, m.o.Workers)
 	m.pace = &pace{perSecond: m.o.BytesPerSecond}
+	m.signer = signerOf(m.o.Sign)
 	var err error
 	if m.journal, err = openJournal(m.o.FS, m.o.StateDir, m.o.Store, m.b.Prefix, m.id); err != nil {
 		return m.result, err
@@ -153,6 +159,7 @@ type mirror struct {
 	names   *names        // nil: nothing is encrypted
 	slots   chan struct{} // one taken for each request that sends
 	pace    *pace
+	signer  string // the key of this run; "": it signs nothing
 
 	shared bool // others may send the same to the same keys
 
@@ -210,6 +217,9 @@ func (m *mirror) follow(ctx context.Context) (err error) {
 	}
 	if err == nil && m.last != nil {
 		m.result.Unknown = m.last.unknown
+		if m.result.Before, err = m.before(ctx); err != nil {
+			return err
+		}
 		m.dropped = make(map[string]bool)
 		for _, d := range m.last.allDrops() {
 			m.dropped[d.Key] = true
@@ -347,7 +357,7 @@ func (m *mirror) catchUp(ctx context.Context) error {
 
 // unchanged reports whether the last generation is what this one would be.
 func (m *mirror) unchanged() bool {
-	if m.last == nil || m.last.unknown > 0 || !slices.Equal(m.last.Files, m.files) {
+	if m.last == nil || m.last.unknown > 0 || m.result.Before != "" || !slices.Equal(m.last.Files, m.files) {
 		return false
 	}
 	if m.names != nil {
@@ -378,7 +388,7 @@ func (m *mirror) manifest(ctx context.Context) (*Manifest, error) {
 		return x, nil
 	}
 	full, err := m.b.At(ctx, base)
-	if err != nil || full.Kind != Full || full.unknown > 0 {
+	if err != nil || full.Kind != Full || full.unknown > 0 || m.other(full) != "" {
 		return x, err
 	}
 	m.base = full.Files

@@ -160,7 +160,7 @@ func FindPlace(ctx context.Context, s Objects, prefix, name string, id *Identity
 	case len(found) > 1:
 		return "", fmt.Errorf("%d repositories are called %s: take one of %s in place of the name", len(found), name, strings.Join(found, ", "))
 	case why != nil:
-		return "", why
+		return "", fmt.Errorf("none is called %s, and one cannot tell its name: %w", name, why)
 	}
 	return "", &repo.NotFoundError{What: "mirror", Name: prefix + name, Near: repo.Nearest(name, near)}
 }

@@ -2,6 +2,7 @@ package s3sync
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha512"
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"golang.org/x/crypto/ssh"
 
@@ -127,6 +129,53 @@ func Trust(keys ...ssh.PublicKey) func(m *Manifest, signed []byte) error {
 			}
 		}
 		return &repo.RefusedError{Reason: "the manifest is signed by " + m.Signer + ", which is not trusted"}
+	}
+}
+
+// signerOf returns the key that signs, as Manifest.Signer has it; "" if there is none.
+func signerOf(sign func([]byte) ([]byte, error)) string {
+	if sign == nil {
+		return ""
+	}
+	text := []byte("which key\n") // is no manifest
+	signature, err := sign(text)
+	if err != nil {
+		return "" // signing the manifest says so
+	}
+	key, err := Verify(text, signature)
+	if err != nil {
+		return ""
+	}
+	return ssh.FingerprintSHA256(key)
+}
+
+// other returns the key that signed a generation, if it is not that of this run.
+func (m *mirror) other(g *Generation) string {
+	switch {
+	case m.signer == "" || g.Signer == m.signer:
+		return ""
+	case g.Signature == nil:
+		return "nobody"
+	}
+	return g.Signer // "" if nobody looked
+}
+
+// before returns the key that signed the last generation, if it is not that of this run. What
+// a prune signed is as good as the generation before it, if it says the same.
+func (m *mirror) before(ctx context.Context) (string, error) {
+	for g := m.last; ; {
+		who := m.other(g)
+		if who == "" || g.Kind != Prune || g.N < 2 {
+			return who, nil
+		}
+		earlier, err := m.b.newest(ctx, g.N-1)
+		if ctx.Err() != nil || IsTemporary(err) {
+			return who, err
+		}
+		if err != nil || !slices.Equal(earlier.Files, m.last.Files) {
+			return who, nil
+		}
+		g = earlier
 	}
 }
 

@@ -170,7 +170,9 @@ type Listed struct {
 	Files int
 	Bytes int64
 	Refs  int
-	Sum   Sum // of its manifest
+	// Locked says that it is encrypted and was not opened: how many refs it has is not known.
+	Locked bool
+	Sum    Sum // of its manifest
 	// Own are the bytes of files that no newer generation has, in Bytes, too.
 	Own int64
 	// Signer is the key of its signature; "" if there is none.
@@ -189,7 +191,7 @@ func (b *Bucket) Generations(ctx context.Context, fn func(Listed) error) error {
 			}
 			return fn(Listed{N: n, Err: err})
 		}
-		l := Listed{N: n, Time: g.Time, Kind: g.Kind, Files: len(g.Files), Refs: len(g.Refs), Sum: g.Sum, Signer: g.Signer}
+		l := Listed{N: n, Time: g.Time, Kind: g.Kind, Files: len(g.Files), Refs: len(g.Refs), Locked: g.Locked, Sum: g.Sum, Signer: g.Signer}
 		for _, f := range g.Files {
 			l.Bytes += f.Size
 			if !seen[f.Key] {

@@ -163,6 +163,11 @@ func (a *app) mirrorCommand() *cobra.Command {
 		if a.common.store.identity != "" && !o.pull {
 			return usagef("--identity reads a mirror: whoever sends to one needs no private key")
 		}
+		if !o.pull {
+			if err := a.noGeneration("a mirror makes the next one"); err != nil {
+				return err
+			}
+		}
 		s, err := a.objects(at)
 		if err != nil {
 			return err
@@ -190,17 +195,18 @@ func (a *app) mirrorKey(file string) (func([]byte) ([]byte, error), error) {
 	return func(text []byte) ([]byte, error) { return s3sync.Sign(key, text) }, nil
 }
 
-// mirrorJob is a repository and where it goes.
+// mirrorJob is a repository and where it goes, or comes from.
 type mirrorJob struct {
-	dir string
-	to  bucketAt
+	dir   string
+	to    bucketAt
+	wrong error // why it cannot be done
 }
 
 // mirrorJobs lists what is to be mirrored.
 func (a *app) mirrorJobs(root string, at bucketAt) ([]mirrorJob, error) {
 	if root == "" {
 		dir, err := a.home()
-		return []mirrorJob{{dir, at}}, err
+		return []mirrorJob{{dir: dir, to: at}}, err
 	}
 	list, err := a.FS.ReadDir(root)
 	if err != nil {
@@ -215,7 +221,7 @@ func (a *app) mirrorJobs(root string, at bucketAt) ([]mirrorJob, error) {
 		if _, err := a.FS.Lstat(filepath.Join(dir, "objects")); err != nil {
 			continue
 		}
-		jobs = append(jobs, mirrorJob{dir, bucketAt{at.bucket, at.prefix + e.Name() + "/"}})
+		jobs = append(jobs, mirrorJob{dir: dir, to: at.below(e.Name())})
 	}
 	if len(jobs) == 0 {
 		return nil, &repo.NotFoundError{What: "repository", Name: root}
@@ -286,6 +292,10 @@ func (m *mirrorRun) one(ctx context.Context, j mirrorJob) (s3sync.MirrorResult, 
 		a.ui.line("warning: %s: nothing in the state directory tells any more what was sent earlier: %s of the last generation are sent anew",
 			escape(j.to.String()), plural(int64(r.Unknown), "file"))
 	}
+	if r.Before != "" {
+		a.ui.line("warning: %s: the last generation was signed by %s, and not by the key of this run: nothing in it is believed",
+			escape(j.to.String()), escape(r.Before))
+	}
 	if errors.As(err, new(*s3sync.UnsafeStoreError)) {
 		err = withHint(&codedError{exitRefused, err}, "if only one run at a time can happen there, --unsafe-store mirrors to it all the same")
 	}
@@ -310,7 +320,7 @@ func (a *app) mirror(ctx context.Context, s s3sync.Objects, at bucketAt, o mirro
 		return err
 	}
 	if o.root != "" {
-		jobs = append(jobs, mirrorJob{filepath.Join(o.root, ownDir), bucketAt{at.bucket, at.prefix + ownDir + "/"}})
+		jobs = append(jobs, mirrorJob{dir: filepath.Join(o.root, ownDir), to: at.below(ownDir)})
 	}
 	return a.each(ctx, jobs, func(j mirrorJob) error {
 		start := a.now()
@@ -331,7 +341,10 @@ func (a *app) each(ctx context.Context, jobs []mirrorJob, do func(j mirrorJob) e
 	var first error
 	failed := 0
 	for _, j := range jobs {
-		err := do(j)
+		err := j.wrong
+		if err == nil {
+			err = do(j)
+		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -1,8 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -71,7 +77,34 @@ func (a *app) generation(ctx context.Context, b *s3sync.Bucket, at bucketAt) (g 
 	if err != nil {
 		return nil, a.noMirror(ctx, b.Objects, at, err)
 	}
+	a.knowSigner(at, g)
 	return g, nil
+}
+
+// knowSigner warns of a mirror that is signed by a key which signed nothing that was read here
+// before, and makes a note of the key in the cache directory. Whoever names the keys to believe
+// needs no warning.
+func (a *app) knowSigner(at bucketAt, g *s3sync.Generation) {
+	if a.common.store.trust != "" {
+		return
+	}
+	name, who := a.mirrorCache(at)+"-signers", cmp.Or(g.Signer, "nobody")
+	text, err := a.FS.ReadFile(name, 64<<10)
+	known := strings.Fields(string(text))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) || slices.Contains(known, who) {
+		return
+	}
+	if len(known) > 0 {
+		a.ui.line("warning: %s: generation %d is signed by %s, and what was read here before by %s; with --trust FILE only keys that you know are believed",
+			escape(at.String()), g.N, who, known[len(known)-1])
+	}
+	err = a.FS.MkdirAll(filepath.Dir(name), 0o700)
+	if err == nil {
+		err = a.FS.Replace(name, []byte(strings.Join(append(known, who), "\n")+"\n"), 0o600)
+	}
+	if err != nil {
+		a.ui.note("who signed %s is not noted: %s", escape(at.String()), escapeText(err.Error()))
+	}
 }
 
 func (a *app) verifyProgress(r s3sync.VerifyResult) {

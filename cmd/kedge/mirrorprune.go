@@ -76,6 +76,9 @@ func (a *app) mirrorPruneCommand() *cobra.Command {
 		if err := o.check(); err != nil {
 			return err
 		}
+		if err := a.noGeneration("how many are kept is said by --keep-generations"); err != nil {
+			return err
+		}
 		at, err := parseBucket(args[0])
 		if err != nil {
 			return err
@@ -107,13 +110,17 @@ func (a *app) mirrorPruneCommand() *cobra.Command {
 // mirrorPruneJobs lists what is to be pruned: the mirror at an address, or all below it.
 func (a *app) mirrorPruneJobs(ctx context.Context, s s3sync.Objects, at bucketAt, o mirrorPruneOptions) ([]mirrorJob, error) {
 	if o.root == "" {
-		b, err := a.bucket(s, at)
+		in, err := a.resolve(ctx, s, at)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", escape(at.String()), err)
+		}
+		b, err := a.bucket(s, in)
 		if err != nil {
 			return nil, err
 		}
 		_, err = b.Latest(ctx)
 		if !errors.As(err, new(*repo.NotFoundError)) {
-			return []mirrorJob{{to: at}}, nil // prune tells what is wrong with it
+			return []mirrorJob{{to: in}}, nil // prune tells what is wrong with it
 		}
 	}
 	names, err := s3sync.Names(ctx, s, at.prefix)
@@ -122,7 +129,7 @@ func (a *app) mirrorPruneJobs(ctx context.Context, s s3sync.Objects, at bucketAt
 	}
 	var jobs []mirrorJob
 	for _, name := range append(names, ownDir) {
-		jobs = append(jobs, mirrorJob{to: bucketAt{at.bucket, at.prefix + name + "/"}})
+		jobs = append(jobs, mirrorJob{to: at.below(name)})
 	}
 	return jobs, err
 }

@@ -21,7 +21,7 @@ func (a *app) pullJobs(ctx context.Context, s s3sync.Objects, root string, at bu
 		if err == nil {
 			at, err = a.resolve(ctx, s, at)
 		}
-		return []mirrorJob{{dir, at}}, err
+		return []mirrorJob{{dir: dir, to: at}}, err
 	}
 	id, err := a.identity()
 	if err != nil {
@@ -33,20 +33,32 @@ func (a *app) pullJobs(ctx context.Context, s s3sync.Objects, root string, at bu
 	}
 	var jobs []mirrorJob
 	for i, p := range places {
-		if p.Err != nil {
+		if errors.As(p.Err, new(*s3sync.LockedError)) {
 			return nil, a.locked(at, p.Err)
 		}
-		name := p.Name
-		if i > 0 && places[i-1].Name == name {
-			return nil, fmt.Errorf("%s: two repositories are called %s: %s and %s; bring back one at a time, with -d and these in place of the name",
-				escape(at.String()), quote(name), places[i-1].Dir, p.Dir)
+		j := mirrorJob{dir: filepath.Join(root, p.Name), to: at.below(p.Dir)}
+		same := func(k int) bool { return k >= 0 && k < len(places) && places[k].Err == nil && places[k].Name == p.Name }
+		switch {
+		case p.Err != nil:
+			j.wrong = a.unnamed(at, p)
+		case same(i-1) || same(i+1):
+			j.wrong = withHint(fmt.Errorf("%s: more than one repository is called %s", escape(j.to.String()), quote(p.Name)), a.oneByOne(at, p))
+		case p.Name != filepath.Base(p.Name) || p.Name == "." || p.Name == "..":
+			j.wrong = fmt.Errorf("%s: a repository is called %s", escape(at.String()), quote(p.Name))
 		}
-		if name != filepath.Base(name) || name == "." || name == ".." {
-			return nil, fmt.Errorf("%s: a repository is called %s", escape(at.String()), quote(name))
-		}
-		jobs = append(jobs, mirrorJob{filepath.Join(root, name), bucketAt{at.bucket, at.prefix + p.Dir + "/"}})
+		jobs = append(jobs, j)
 	}
 	return jobs, err
+}
+
+// unnamed says of a repository that nothing tells what it is called.
+func (a *app) unnamed(at bucketAt, p s3sync.Place) error {
+	return withHint(fmt.Errorf("%s: what it is called cannot be told: %w", escape(at.below(p.Dir).String()), p.Err), a.oneByOne(at, p))
+}
+
+// oneByOne says how a repository is read that no name leads to.
+func (a *app) oneByOne(at bucketAt, p s3sync.Place) string {
+	return fmt.Sprintf("its digits go in place of the name: '%s mirror --pull -d DIR %s --identity FILE'", a.name, escape(at.below(p.Dir).String()))
 }
 
 // pull brings repositories back, and with --root what the server had of its own.
@@ -84,7 +96,7 @@ func (a *app) pull(ctx context.Context, s s3sync.Objects, at bucketAt, o mirrorO
 	if o.root == "" || ctx.Err() != nil {
 		return err
 	}
-	if oerr := a.pullOwn(ctx, s, bucketAt{at.bucket, at.prefix + ownDir + "/"}, o.root+"/"+ownDir+".restored"); err == nil {
+	if oerr := a.pullOwn(ctx, s, at.below(ownDir), o.root+"/"+ownDir+".restored"); err == nil {
 		err = oerr
 	} else if oerr != nil {
 		a.ui.line("error: %s", escapeText(oerr.Error()))

@@ -28,6 +28,9 @@ func (a *app) mirrorStatusCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 	}
 	return a.command(cmd, func(ctx context.Context, args []string) error {
+		if err := a.noGeneration("it lists all of them"); err != nil {
+			return err
+		}
 		b, at, err := a.mirrorAt(ctx, args[0])
 		if err != nil {
 			return err
@@ -137,8 +140,12 @@ func (a *app) listGeneration(l s3sync.Listed, verified time.Time) error {
 		at = "  verified " + at
 	}
 	age := a.now().Sub(l.Time).Round(time.Minute)
+	refs := plural(int64(l.Refs), "ref")
+	if l.Locked {
+		refs = "refs sealed"
+	}
 	return a.print([]byte(escapeText(fmt.Sprintf("%d  %s  %s ago  %-5s %s, %s, %s  %s%s", l.N, l.Time.UTC().Format(time.RFC3339), age,
-		l.Kind, plural(int64(l.Refs), "ref"), plural(int64(l.Files), "file"), formatSize(l.Bytes), signer, at)) + "\n"))
+		l.Kind, refs, plural(int64(l.Files), "file"), formatSize(l.Bytes), signer, at)) + "\n"))
 }
 
 // statusEntry is a generation in JSON.

@@ -28,6 +28,9 @@ func (a *app) mirrorValidateCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 	}
 	return a.command(cmd, func(ctx context.Context, args []string) error {
+		if err := a.noGeneration("it reads none"); err != nil {
+			return err
+		}
 		at, err := parseBucket(args[0])
 		if err != nil {
 			return err

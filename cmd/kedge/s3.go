@@ -48,6 +48,17 @@ func (b bucketAt) String() string {
 	return "s3://" + b.bucket + "/" + strings.TrimSuffix(b.prefix, "/")
 }
 
+// below returns the address of one of the repositories below a prefix.
+func (b bucketAt) below(name string) bucketAt { return bucketAt{b.bucket, b.prefix + name + "/"} }
+
+// noGeneration refuses --generation where it would mean nothing.
+func (a *app) noGeneration(why string) error {
+	if n := a.common.store.generation; n != 0 {
+		return usagef("--generation %d does not go with this command: %s", n, why)
+	}
+	return nil
+}
+
 // parseBucket reads s3://bucket/prefix.
 func parseBucket(s string) (b bucketAt, err error) {
 	rest, ok := strings.CutPrefix(s, "s3://")
@@ -268,14 +279,16 @@ func (a *app) listMirrors(ctx context.Context, p place, long bool) (ok bool, err
 	if err != nil || len(places) == 0 {
 		return false, err
 	}
-	var names []string
-	for _, p := range places {
-		if p.Err == nil {
-			names = append(names, p.Name)
-		} else if err := a.locked(at, p.Err); errors.As(p.Err, new(*s3sync.LockedError)) {
-			return true, err
-		} else {
-			a.ui.line("warning: %s", escapeText(err.Error()))
+	names, told := make([]string, len(places)), false
+	for i, p := range places {
+		names[i] = cmp.Or(p.Name, p.Dir)
+		var locked *s3sync.LockedError
+		switch {
+		case errors.As(p.Err, &locked) && !told:
+			told = true
+			a.ui.line("the names are encrypted: --identity FILE tells them")
+		case p.Err != nil && locked == nil:
+			a.ui.line("warning: %s", escapeText(a.unnamed(at, p).Error()))
 		}
 	}
 	if !long && !a.common.json {
@@ -286,13 +299,10 @@ func (a *app) listMirrors(ctx context.Context, p place, long bool) (ok bool, err
 			return true, err
 		}
 	}
-	for _, p := range places {
-		if p.Err != nil {
-			continue
-		}
-		b, err := a.bucket(s, bucketAt{at.bucket, at.prefix + p.Dir + "/"})
+	for i, p := range places {
+		b, err := a.bucket(s, at.below(p.Dir))
 		if err == nil {
-			err = a.listMirror(ctx, b, p.Name)
+			err = a.listMirror(ctx, b, names[i])
 		}
 		if err != nil {
 			return true, err

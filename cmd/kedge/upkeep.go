@@ -187,7 +187,7 @@ func (a *app) keeper(s *job.Server) (*job.Keeper, error) {
 		if name == "" {
 			name = ownDir
 		}
-		r, err := run.one(ctx, mirrorJob{filepath.Join(s.Root, name), bucketAt{at.bucket, at.prefix + name + "/"}})
+		r, err := run.one(ctx, mirrorJob{dir: filepath.Join(s.Root, name), to: at.below(name)})
 		switch {
 		case err != nil || r.Generation == 0:
 			return "", err
