@@ -8,7 +8,7 @@ SWEEP    ?= 1h
 INFLATIONS ?= 100000000
 TOOLS   := $(CURDIR)/bin/tools
 
-.PHONY: help build install servers databases test race lint fuzz bench compare mirrors streams minio sweep sweep-inflate arm check vuln man clean
+.PHONY: help build install servers databases test race lint fuzz bench compare mirrors streams minio fleet scale sweep sweep-inflate arm check vuln man clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,13 @@ $(TOOLS)/minio:
 minio: $(TOOLS)/minio ## mirrors against minio: one node, and four of which one is killed (needs root)
 	$(GO) test -c -o $(TOOLS)/s3sync.test ./s3sync
 	internal/tools/minio/run.sh $(TOOLS)/minio $(TOOLS)/s3sync.test
+
+fleet: $(TOOLS)/minio ## two gateways and 16 clients over minio on four nodes; a node and a gateway are killed (needs root)
+	$(GO) test -c -o $(TOOLS)/e2e.test ./internal/e2e
+	internal/tools/minio/fleet.sh $(TOOLS)/minio $(TOOLS)/e2e.test
+
+scale: ## what large repositories in a bucket cost: prints the tables of docs/operate/scale.md and compares them
+	KEDGE_SCALE=1 $(GO) test -count=1 -v -run TestScale ./s3sync
 
 lint: $(TOOLS)/stamp ## gofmt, vet, staticcheck, golangci-lint, dead code
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

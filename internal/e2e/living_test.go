@@ -7,8 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -169,98 +167,4 @@ func TestLivingKilled(t *testing.T) {
 	out := target(t)
 	g.run(t, "restore", "-q", "-r", url, "-C", out, "x/latest"+src+"/.")
 	same(t, take(t, src), take(t, out))
-}
-
-// Two gateways stand in front of one bucket, clients save through either, and one gateway is
-// killed in the midst of it: nothing that was acknowledged is lost, and the clients go on
-// through the other one.
-func TestGateways(t *testing.T) {
-	const clients, saves = 4, 3
-	g := startGateway(t)
-	var gates []*server
-	for range 2 {
-		s := newServer(t)
-		state := mkdir(t, s.keys, "state")
-		if len(gates) > 0 { // the keys of clients are let in by both
-			s.keys = gates[0].keys
-		}
-		write(t, s.authorized(), nil)
-		s.start = func() *exec.Cmd {
-			args := append(append([]string{}, g.env...), binary, "serve", "--root", "s3://backup/fleet", "--state", state,
-				"--listen", fmt.Sprintf("127.0.0.1:%d", s.port), "--authorized-keys", s.keys+"/authorized", "--host-key", s.keys+"/host")
-			return exec.Command("env", args...)
-		}
-		gates = append(gates, s)
-	}
-	write(t, gates[0].keys+"/authorized", nil)
-	src := filepath.Join(t.TempDir(), "src")
-	noise(t, src, 9, 6<<20)
-	var list []client
-	for i := range clients {
-		list = append(list, gates[0].gatewayClient(t, fmt.Sprintf("host%d", i%3)))
-	}
-	for _, s := range gates {
-		s.up(t)
-	}
-	through := func(c client, s *server) client {
-		c.url = strings.Replace(c.url, fmt.Sprint(gates[0].port), fmt.Sprint(s.port), 1)
-		pub, err := os.ReadFile(s.keys + "/host.pub")
-		check(t, err)
-		known := filepath.Join(c.home, fmt.Sprint("known", s.port))
-		write(t, known, fmt.Appendf(nil, "[127.0.0.1]:%d %s", s.port, pub))
-		c.args = append(append([]string{}, c.args...), "--known-hosts", known)
-		return c
-	}
-	for _, c := range list[:3] {
-		through(c, gates[0]).run(t, "init")
-	}
-	var wg sync.WaitGroup
-	acknowledged := make([]int, clients)
-	for i, c := range list {
-		wg.Go(func() {
-			own := filepath.Join(src, fmt.Sprint("of", i))
-			for n := range saves {
-				write(t, own, fmt.Append(nil, i, n))
-				kedge(t, c.home, "index", src)
-				for try := 0; ; try++ {
-					r := through(c, gates[(i+n+try)%2]).try(t, "save", "-q", "-n", fmt.Sprint("n", i), src)
-					if r.code == 0 {
-						acknowledged[i]++
-						break
-					}
-					if try == 5 {
-						t.Errorf("client %d: exit %d\n%s", i, r.code, r.err)
-						break
-					}
-				}
-			}
-		})
-	}
-	time.Sleep(2 * time.Second)
-	stop(gates[1].cmd, syscall.SIGKILL)
-	wg.Wait()
-	for i, c := range list {
-		c = through(c, gates[0])
-		if n := strings.Count(c.run(t, "ls", fmt.Sprint("n", i)), "\n") - 1; n < acknowledged[i] {
-			t.Errorf("client %d: %d saves, %d were acknowledged", i, n, acknowledged[i])
-		}
-		out := target(t)
-		c.run(t, "restore", "-q", "-C", out, fmt.Sprintf("n%d/latest%s/.", i, src))
-	}
-	for i := range 3 {
-		g.run(t, "fsck", "-r", fmt.Sprintf("s3://backup/fleet/host%d", i))
-	}
-}
-
-// gatewayClient lets a client in whose repository lives in a bucket.
-func (s *server) gatewayClient(t testing.TB, repo string) client {
-	t.Helper()
-	name := fmt.Sprintf("%s-%d", repo, time.Now().UnixNano())
-	key := s.keygen(t, name)
-	must(t, binary, "client", "add", "--root", t.TempDir(), "--authorized-keys", s.keys+"/authorized", repo, key+".pub", "--role", "append")
-	return client{
-		url: fmt.Sprintf("ssh://root@127.0.0.1:%d/%s", s.port, repo), home: mkdir(t, s.keys, "home-"+name),
-		env:  []string{"PATH=" + os.Getenv("PATH"), "KEDGE_CACHE_DIR=" + s.keys + "/cache-" + name},
-		args: []string{"--ssh", "builtin", "--ssh-key", key},
-	}
 }
