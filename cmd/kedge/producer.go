@@ -90,7 +90,7 @@ func startProducer(ctx context.Context, what *job.Prepared, stderr io.Writer) (*
 	cmd.Stderr, cmd.ExtraFiles = stderr, what.Files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: what.As}
 	if len(what.Env) > 0 {
-		cmd.Env = append(os.Environ(), what.Env...)
+		cmd.Env = what.Environ(os.Environ())
 		cmd.Dir = "/"
 	}
 	out, err := cmd.StdoutPipe()

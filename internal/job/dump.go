@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -75,6 +76,15 @@ func (s *Stream) prepare(fsys *fsx.FS) (*Prepared, error) {
 	p.Files = []*os.File{f}
 	p.Env = append(p.Env, "KEDGE_PASSWORD_FILE="+secretFile)
 	return p, nil
+}
+
+// Environ returns the environment of the command, of that of this program. Credentials of a
+// store, with which a run may save, are none of the business of the user that a dump runs as.
+func (p *Prepared) Environ(env []string) []string {
+	if p.As != nil {
+		env = slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, "AWS_") })
+	}
+	return slices.Concat(env, p.Env)
 }
 
 // secret returns where the command finds the secret, "" if there is none.

@@ -285,7 +285,7 @@ func (l *Loading) command(ctx context.Context, words []string, body func(io.Writ
 	defer p.Close()
 	text := script(words, p.secret(), l.newFile())
 	cmd := exec.Command("bash", "-o", "pipefail", "-c", text)
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = slices.Concat(l.Env, p.Env), "/", out, l.Stderr, p.Files
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = p.Environ(l.Env), "/", out, l.Stderr, p.Files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: p.As}
 	var in *os.File // an *os.File, so that Wait waits for the command and for nothing else
 	if body != nil {

@@ -142,9 +142,10 @@ func mysql(s *Stream, tool, old string) []string {
 	return words([]string{`$(command -v ` + tool + ` || echo ` + old + `)`, "--defaults-extra-file={secret}"}, quoted(args...))
 }
 
-// redisCLI calls redis-cli. A host that is a path is a socket.
+// redisCLI calls redis-cli. It reads the password from its standard input; in the environment,
+// the usual way, it would stand for as long as the dump takes. A host that is a path is a socket.
 func redisCLI(s *Stream) []string {
-	call := []string{`REDISCLI_AUTH="$(cat {secret})"`, "redis-cli"}
+	call := []string{"redis-cli", "--askpass <{secret}"}
 	if strings.HasPrefix(s.Host, "/") {
 		return words(call, []string{"-s", quoteWord(s.Host)})
 	}

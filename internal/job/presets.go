@@ -123,7 +123,7 @@ func (s *Stream) command(again bool, secret string) (string, error) {
 	switch {
 	case again && s.Restore != "":
 		return s.Restore, nil
-	case again && s.Command != "":
+	case again && s.Preset == "": // a kit does not know the command that dumped it
 		return "", fmt.Errorf("stream %s: the config does not say which command reads it (restore)", s.Name)
 	case s.Command != "":
 		return s.Command, nil

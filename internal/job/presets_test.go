@@ -42,7 +42,7 @@ func TestPresetCommands(t *testing.T) {
 			"mongodump --quiet --archive --config=" + secret + " --host=h --username=u --db=app",
 			"mongorestore --quiet --archive --stopOnError --config=" + secret + " --host=h --username=u"},
 		{Stream{Preset: "redis", Host: "h", Port: 1, User: "u"}, secret,
-			`REDISCLI_AUTH="$(cat ` + secret + `)" redis-cli -h h -p 1 --user u --rdb -`, "cat > /var/lib/redis/dump.rdb"},
+			`redis-cli --askpass <` + secret + ` -h h -p 1 --user u --rdb -`, "cat > /var/lib/redis/dump.rdb"},
 		{Stream{Preset: "redis", Host: "/run/s.sock", File: "/d/x.rdb"}, "", "redis-cli -s /run/s.sock --rdb -", "cat > /d/x.rdb"},
 		{Stream{Preset: "tar", File: "/srv/www/", Args: []string{"--exclude=*.o"}}, "",
 			"tar --create --file=- --sort=name --numeric-owner --xattrs --acls --sparse '--exclude=*.o' --directory=/ ./srv/www",

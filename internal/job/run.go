@@ -177,13 +177,14 @@ func (r *run) locked(ctx context.Context) error {
 		return err
 	}
 	defer undo()
-	if err := note(r.w, r.j); err != nil {
+	// The guardian comes first: there is no moment at which something is noted and nobody watches.
+	if r.guard, err = startGuardian(r.w, r.j.Job, lock); err != nil {
 		return err
 	}
-	if r.guard, err = startGuardian(r.w, r.j.Job, lock); err != nil {
-		return errors.Join(err, forget(r.w, r.j.Job))
-	}
 	defer r.guard.release()
+	if err := note(r.w, r.j); err != nil {
+		return errors.Join(err, forget(r.w, r.j.Job)) // no hook has run: there is nothing to make good
+	}
 	return r.work(ctx)
 }
 
