@@ -18,6 +18,14 @@ const (
 	chunkExtra = 16
 	// openRun is how much is decrypted at a time: what one request brings into the cache.
 	openRun = maxRun / chunkSize
+
+	// Opening a file costs a round trip or two before anything of it is read, so one that is
+	// not much larger than what they bring is read as a whole: a pack of so many bytes, and
+	// whatever is no pack, which is read in more places.
+	wholePack, wholeOther = 768 << 10, 1 << 20
+	// openFront is what is read of a larger file that is no pack, with its header: the first
+	// chunk, too, which has the head of a segment.
+	openFront = 5 * pageSize
 )
 
 // sealedFile is an age file that is decrypted where it is read. What is kept in memory and on
@@ -95,13 +103,17 @@ func (s *sealedFile) open() (io.ReaderAt, error) {
 }
 
 // ends reads what opening takes: the header and the last chunk, both at once, or into the
-// cache all of a small file of which all will be wanted. They are no part of what tells how much to
-// read ahead of a pack, and stay in blocks of their own for the next who opens it.
+// cache all of a small file. They are no part of what tells how much to read ahead of a pack, and
+// stay in blocks of their own for the next who opens it.
 func (s *sealedFile) ends() ([]*window, error) {
 	view := *s.at
 	view.ahead = nil
 	size := s.at.file.Size
-	if s.at.ahead == nil && size <= wholeBytes {
+	whole, front := int64(wholeOther), int64(openFront)
+	if s.at.ahead != nil {
+		whole, front = wholePack, pageSize
+	}
+	if size <= whole {
 		_, err := view.ReadAt(make([]byte, size), 0)
 		return nil, notEOF(err)
 	}
@@ -110,7 +122,7 @@ func (s *sealedFile) ends() ([]*window, error) {
 	if n := (s.size - 1) / chunkSize; s.size > 0 {
 		last = max(0, min(size, s.payload()+n*(chunkSize+chunkExtra)))
 	}
-	parts := []*window{{0, make([]byte, min(size, pageSize))}, {last, make([]byte, size-last)}}
+	parts := []*window{{0, make([]byte, min(size, front))}, {last, make([]byte, size-last)}}
 	var errs [2]error
 	inParallel(len(parts), func(i int) {
 		_, err := view.ReadAt(parts[i].data, parts[i].off)

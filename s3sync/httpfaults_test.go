@@ -128,7 +128,9 @@ func (c *crooked) pass(w http.ResponseWriter, r *http.Request, how string) {
 }
 
 // The same as TestMirrorFaultMatrix, of a real server and over HTTP.
-func TestMirrorHTTPFaultMatrix(t *testing.T) {
+func TestMirrorHTTPFaultMatrix(t *testing.T) { kinds(t, testMirrorHTTPFaultMatrix) }
+
+func testMirrorHTTPFaultMatrix(t *testing.T, lock func(*s3sync.Bucket) *s3sync.Bucket) {
 	c, o := startCrooked(t, startGateway(t))
 	store, err := s3sync.NewS3(o)
 	if err != nil {
@@ -136,7 +138,7 @@ func TestMirrorHTTPFaultMatrix(t *testing.T) {
 	}
 	patient := &s3sync.Patient{Objects: store, Tries: 3, Pause: time.Millisecond, Timeout: 2 * time.Second, Slowest: 1 << 30}
 	bucket := func(prefix string) *s3sync.Bucket {
-		return &s3sync.Bucket{Prefix: prefix, Check: s3sync.Trust(), Objects: patient}
+		return lock(&s3sync.Bucket{Prefix: prefix, Check: s3sync.Trust(), Objects: patient})
 	}
 	var beside []pack.Entry
 	r := rand.NewChaCha8([32]byte{1})
@@ -156,7 +158,7 @@ func TestMirrorHTTPFaultMatrix(t *testing.T) {
 	for k := range requests {
 		for i, how := range failures {
 			for _, forever := range []bool{false, true} {
-				if how == failTimeout && !full || !full && (int(k)+i)%20 != 0 {
+				if how == failTimeout && !full || !full && (int(k)+i)%24 != 0 {
 					continue
 				}
 				ran++
