@@ -140,7 +140,7 @@ func (a *app) finish(ctx context.Context, cmd *cobra.Command, err error) int {
 	if err != nil {
 		advice = hints(a.name, err)
 	}
-	a.doc.end(a, cmd.Name(), code, err, advice)
+	a.doc.end(a, commandName(cmd), code, err, advice)
 	if ferr := a.out.Flush(); ferr != nil && err == nil && !errors.Is(ferr, syscall.EPIPE) {
 		err = fmt.Errorf("standard output: %w", ferr)
 		code = exitFailed
@@ -205,12 +205,27 @@ func (a *app) root() *cobra.Command {
 	root.InitDefaultHelpCmd()
 	root.SetUsageTemplate(usageTemplate)
 	root.SetHelpTemplate(helpTemplate)
-	for _, c := range append(root.Commands(), root) {
-		c.InitDefaultHelpFlag()
-		c.Flags().SortFlags = false
-		c.Flags().Lookup("help").Usage = "show this help"
-	}
+	addHelp(root)
 	return root
+}
+
+// addHelp adds --help to a command and those below it: options are looked up before cobra
+// would add it.
+func addHelp(c *cobra.Command) {
+	c.InitDefaultHelpFlag()
+	c.Flags().SortFlags = false
+	c.Flags().Lookup("help").Usage = "show this help"
+	for _, sub := range c.Commands() {
+		addHelp(sub)
+	}
+}
+
+// commandName returns the name of a command without that of the program: "config check".
+func commandName(c *cobra.Command) string {
+	if c.HasParent() && c.Parent().HasParent() {
+		return commandName(c.Parent()) + " " + c.Name()
+	}
+	return c.Name()
 }
 
 // commonFlags adds the options that all commands share. A command that has a

@@ -14,7 +14,7 @@ const exitCodesHelp = `Every command ends with one of these codes:
 
 // usageTemplate is what --help prints after the text of a command.
 const usageTemplate = `Usage:
-{{if .HasParent}}  {{.Parent.Name}} {{.Use}}{{else}}  {{.Use}}{{end}}
+{{if .HasParent}}  {{.Parent.CommandPath}} {{.Use}}{{else}}  {{.Use}}{{end}}
 {{if .Aliases}}
 Names:
   {{.NameAndAliases}}

@@ -215,3 +215,34 @@ func TestManual(t *testing.T) {
 		}
 	}
 }
+
+// Commands below commands have a help and a page, too.
+func TestSubcommandsHaveHelp(t *testing.T) {
+	n := 0
+	for _, c := range testApp("kedge").root().Commands() {
+		for _, sub := range c.Commands() {
+			if sub.Hidden || sub.Name() == "help" {
+				continue
+			}
+			n++
+			out, errs, code := output(t, "kedge", c.Name(), sub.Name(), "--help")
+			if code != 0 || !strings.Contains(out, "\n  kedge "+c.Name()+" "+sub.Name()) || !strings.Contains(out, "--help") {
+				t.Errorf("kedge %s %s --help: exit %d\n%s%s", c.Name(), sub.Name(), code, out, errs)
+			}
+		}
+	}
+	if n < 9 {
+		t.Errorf("only %d commands below others", n)
+	}
+	dir := t.TempDir()
+	if _, errs, code := output(t, "kedge", "man", dir); code != 0 {
+		t.Fatal(errs)
+	}
+	page, err := os.ReadFile(dir + "/kedge-schedule-install.1")
+	if err != nil || !strings.Contains(string(page), "\nkedge schedule install") {
+		t.Errorf("%v\n%s", err, page)
+	}
+	if out, _, _ := output(t, "kedge", "schedule", "install", "--json", "--config", dir+"/none"); !strings.Contains(out, `"command":"schedule install"`) {
+		t.Error(out)
+	}
+}

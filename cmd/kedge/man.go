@@ -40,12 +40,7 @@ func (a *app) manCommand() *cobra.Command {
 			date = time.Unix(n, 0)
 		}
 		root := cmd.Root()
-		pages := []*cobra.Command{root}
-		for _, c := range root.Commands() {
-			if c.IsAvailableCommand() {
-				pages = append(pages, c)
-			}
-		}
+		pages := appendPages(nil, root)
 		for _, c := range pages {
 			if err := os.WriteFile(filepath.Join(args[0], pageName(c)+".1"), manPage(c, pages, date.UTC()), 0o644); err != nil {
 				return err
@@ -55,13 +50,19 @@ func (a *app) manCommand() *cobra.Command {
 	})
 }
 
-// pageName returns the name of a command's page.
-func pageName(c *cobra.Command) string {
-	if c.HasParent() {
-		return c.Parent().Name() + "-" + c.Name()
+// appendPages adds those commands to pages that have one: a command and those below it.
+func appendPages(pages []*cobra.Command, c *cobra.Command) []*cobra.Command {
+	pages = append(pages, c)
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() {
+			pages = appendPages(pages, sub)
+		}
 	}
-	return c.Name()
+	return pages
 }
+
+// pageName returns the name of a command's page.
+func pageName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }
 
 // roff writes a manual page. cobra has a writer of its own, but shows options
 // as Go's flags are, --tree[=false], which this program does not take.
@@ -75,7 +76,7 @@ func manPage(c *cobra.Command, pages []*cobra.Command, date time.Time) []byte {
 	r.text(pageName(c) + " - " + c.Short)
 	r.section("SYNOPSIS")
 	if c.HasParent() {
-		r.text(c.Parent().Name() + " " + c.Use)
+		r.text(c.Parent().CommandPath() + " " + c.Use)
 	} else {
 		r.text(c.Use)
 	}
@@ -84,7 +85,7 @@ func manPage(c *cobra.Command, pages []*cobra.Command, date time.Time) []byte {
 	if !c.HasParent() {
 		r.section("COMMANDS")
 		for _, p := range pages[1:] {
-			r.item(func() { r.bold(p.Name()) }, p.Short)
+			r.item(func() { r.bold(commandName(p)) }, p.Short)
 		}
 	}
 	r.section("OPTIONS")

@@ -126,10 +126,6 @@ func (a *app) mirrorCommand() *cobra.Command {
 		Example: mirrorExample,
 	}
 	cmd.AddCommand(a.mirrorStatusCommand(), a.mirrorVerifyCommand(), a.mirrorPruneCommand(), a.mirrorValidateCommand())
-	for _, c := range cmd.Commands() { // options are looked up before cobra adds this one
-		c.InitDefaultHelpFlag()
-		c.Flags().Lookup("help").Usage = "show this help"
-	}
 	var o mirrorOptions
 	o.flags(cmd.Flags())
 	var config string

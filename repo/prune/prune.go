@@ -238,8 +238,8 @@ func Undo(ctx context.Context, p *repo.Packs, u *repo.Upkeep, name string, who s
 		}
 		if lacks, err := p.Missing(ctx, nil, []pack.ID{l.Old}); err != nil {
 			return 0, err
-		} else if len(lacks) > 0 {
-			return 0, fmt.Errorf("%s: what was pruned is gone: %w", name, &repo.MissingError{ID: l.Old})
+		} else if len(lacks) > 0 { // by gc --now: that is no damage
+			return 0, fmt.Errorf("%s: nothing to undo: what was left out has been collected since", name)
 		}
 		return undo(ctx, p, l, done[i+1:], tip, since, who)
 	}
