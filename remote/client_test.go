@@ -429,4 +429,11 @@ func TestNoRepository(t *testing.T) {
 	if got := c.Config().Chunker; got != "rabin:15" || !c.Info().Created {
 		t.Fatalf("%+v", c.Info())
 	}
+	o.Create = &CreateOptions{Bup: true}
+	b, err := NewClient(context.Background(), h.link(), h.dir+"y", o)
+	must(t, err)
+	defer b.Close()
+	if got := b.Config(); got.Chunker != "rollsum:13" || got.Version != 0 {
+		t.Errorf("one of bup's: %+v", got)
+	}
 }

@@ -49,6 +49,9 @@ func (f *frames) openRepo(ctx context.Context, path string, o Options) error {
 	m := wire.OpenRequest{Path: path}
 	if o.Create != nil {
 		m.Create, m.Chunker, m.Expect = true, o.Create.Chunker, o.Create.Expect
+		if o.Create.Bup {
+			m.Chunker, m.Expect = wire.BupChunker, 0
+		}
 	}
 	body, err := f.ask(ctx, wire.Open, m.Append(nil))
 	if err == nil {

@@ -36,4 +36,5 @@ type Options struct {
 type CreateOptions struct {
 	Chunker string
 	Expect  int64
+	Bup     bool // one as bup makes it, see repo.InitOptions; the others mean nothing then
 }

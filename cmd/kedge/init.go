@@ -93,7 +93,7 @@ func (a *app) create(ctx context.Context, o newRepo) (place, repo.Config, error)
 		c, err = a.createServed(ctx, p, o)
 	default:
 		c, err = repo.InitDir(ctx, p.path, repo.InitOptions{FS: a.FS, Chunker: o.chunker, Expect: int64(o.expect), Wait: a.patience(),
-			Bup: a.name == "bup" && o.chunker == "" && o.expect == 0})
+			Bup: a.asBup(o)})
 	}
 	if err != nil {
 		return p, c, err
@@ -103,6 +103,9 @@ func (a *app) create(ctx context.Context, o newRepo) (place, repo.Config, error)
 	}
 	return p, c, nil
 }
+
+// asBup reports whether a new repository is to be as bup makes it.
+func (a *app) asBup(o newRepo) bool { return a.name == "bup" && o.chunker == "" && o.expect == 0 }
 
 // openOrCreate opens the repository of this run and makes it first if there is
 // none.

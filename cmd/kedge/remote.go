@@ -77,7 +77,7 @@ func (a *app) dial(ctx context.Context, p place, create *remote.CreateOptions) (
 
 // createServed makes a repository behind a server, if it is not there yet.
 func (a *app) createServed(ctx context.Context, p place, n newRepo) (repo.Config, error) {
-	r, err := a.dial(ctx, p, &remote.CreateOptions{Chunker: n.chunker, Expect: int64(n.expect)})
+	r, err := a.dial(ctx, p, &remote.CreateOptions{Chunker: n.chunker, Expect: int64(n.expect), Bup: a.asBup(n)})
 	if err != nil {
 		return repo.Config{}, err
 	}

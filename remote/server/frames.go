@@ -154,6 +154,9 @@ func answerOpen(ctx context.Context, s *session, _ uint32, body []byte) ([]byte,
 	var create *repo.InitOptions
 	if m.Create {
 		create = &repo.InitOptions{Chunker: m.Chunker, Expect: m.Expect}
+		if m.Chunker == wire.BupChunker {
+			create = &repo.InitOptions{Bup: true}
+		}
 	}
 	created, err := s.open(ctx, m.Path, create)
 	if err != nil {

@@ -8,11 +8,15 @@ import (
 	"github.com/kedgebackup/kedge/repo"
 )
 
+// BupChunker, as the chunker of a new repository, makes it one as bup makes it: split by
+// rollsum:13, without a section of kedge's.
+const BupChunker = "bup"
+
 // OpenRequest asks for a repository: bool Create, text Path, text Chunker, int Expect.
 type OpenRequest struct {
 	Create  bool   // make it if it is not there
 	Path    string // "": the one that the key is pinned to, or the default
-	Chunker string // of a new one; "": the default
+	Chunker string // of a new one; "": the default, or BupChunker
 	Expect  int64  // bytes that a new one will grow to; 0: unknown
 }
 
