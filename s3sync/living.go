@@ -31,6 +31,7 @@ type LivingOptions struct {
 	PartSize       int64            // 0: 16 MiB
 	BytesPerSecond int64            // limit on what is sent; 0: none
 	Cache          *Cache           // for what is read
+	MaxFiles       int              // a save that would make it more is refused; 0: 2,000,000
 }
 
 // Living is a repository that lives in a bucket: a repo.Depot. Every move of a ref makes a
@@ -63,6 +64,9 @@ func (b *Bucket) Live(o LivingOptions) (*Living, error) {
 	}
 	if o.Cache == nil {
 		o.Cache = NewCache(32 << 20)
+	}
+	if o.MaxFiles == 0 {
+		o.MaxFiles = maxFiles
 	}
 	if err := o.FS.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
@@ -303,6 +307,9 @@ func (l *Living) make(ctx context.Context, m *mirror, on *livingFiles, s *repo.S
 		x.last, x.dropped, x.copies = on.g, dropsOf(on.g), on.copies
 		x.from = on
 		if err := l.choose(x, on.g, step); err != nil {
+			return err
+		}
+		if err := l.fits(len(x.files), step); err != nil {
 			return err
 		}
 	}

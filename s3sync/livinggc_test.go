@@ -171,3 +171,34 @@ func TestLivingPull(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+// A repository does not grow beyond what can be read.
+func TestLivingFull(t *testing.T) {
+	ctx := context.Background()
+	b := &s3sync.Bucket{Objects: newMemory(), Prefix: "p/build/"}
+	dir := t.TempDir()
+	first := repotest.NewSave("first", 20)
+	if err := saveLive(live(t, b, dir), "refs/heads/etc", first); err != nil {
+		t.Fatal(err)
+	}
+	l, err := b.Live(s3sync.LivingOptions{Dir: filepath.Join(dir, "bucket"), MaxFiles: 6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := repo.OpenDepot(ctx, filepath.Join(dir, "desk"), l, repo.DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if err := saveLive(p, "refs/heads/etc", repotest.NewSave("second", 20)); !errors.As(err, new(*repo.RefusedError)) {
+		t.Errorf("a save beyond the limit: %v", err)
+	}
+	checkLive(t, b, first.IDs())
+	// To take away goes on, and makes room.
+	if _, err := p.SetRef(ctx, repo.Move{Ref: "refs/heads/etc", Old: first.Commit}); err != nil {
+		t.Errorf("a ref goes: %v", err)
+	}
+	if _, err := gc.Run(ctx, p, gc.Options{Yes: true}); err != nil {
+		t.Errorf("garbage is collected: %v", err)
+	}
+}

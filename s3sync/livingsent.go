@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
+	"github.com/kedgebackup/kedge/repo"
 )
 
 // sentList is the packs that were sent from here and that no manifest named when it was looked
@@ -229,4 +230,20 @@ func (l *sentList) named(g *Generation) {
 		}
 		return l.fs.Replace(l.name, kept, 0o600)
 	})
+}
+
+// maxFiles keeps manifests, which have 200 bytes for each file, below maxManifest.
+const maxFiles = 2_000_000
+
+// fits refuses what would make a repository larger than can be read. To take away is always
+// possible, though it adds commits, or packs in place of others.
+func (l *Living) fits(files int, step repo.Step) error {
+	if files <= l.o.MaxFiles || len(step.Drop) > 0 || !slices.ContainsFunc(step.Add, func(name string) bool {
+		p, _ := l.sent.get(name)
+		return p.kind == "data"
+	}) {
+		return nil
+	}
+	err := &repo.RefusedError{Reason: fmt.Sprintf("%s would have %d files, and a manifest of so many may be too large to be read: save into another repository", l.b.name(), files)}
+	return errors.Join(err, l.sent.drop(step.Add))
 }
