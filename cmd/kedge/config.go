@@ -58,9 +58,16 @@ func (a *app) configCheckCommand() *cobra.Command {
 		if c == nil || *offline {
 			return a.checked(file, c, problems)
 		}
+		asked := make(map[string]bool) // repositories that many jobs share are asked once
 		for i := range c.Jobs {
-			for _, err := range a.checkJob(ctx, &c.Jobs[i]) {
-				problems = append(problems, fmt.Errorf("job %s: %w", c.Jobs[i].Job, err))
+			j := &c.Jobs[i]
+			found := a.checkJob(j)
+			if way := j.Repository + "\x00" + j.SSHKey; !asked[way] {
+				asked[way] = true
+				found = append(found, a.checkRepository(ctx, j)...)
+			}
+			for _, err := range found {
+				problems = append(problems, fmt.Errorf("job %s: %w", j.Job, err))
 			}
 		}
 		problems = append(problems, a.checkServer(ctx, c.Server)...)
@@ -101,8 +108,8 @@ func flatten(err error) []error {
 	return []error{err}
 }
 
-// checkJob looks at the world of a job: sources, tools, secrets, and the repository.
-func (a *app) checkJob(ctx context.Context, j *job.Job) (problems []error) {
+// checkJob looks at the world of a job: sources, tools and secrets.
+func (a *app) checkJob(j *job.Job) (problems []error) {
 	plans, err := j.Plans(hostname())
 	if err != nil {
 		return []error{err}
@@ -131,7 +138,7 @@ func (a *app) checkJob(ctx context.Context, j *job.Job) (problems []error) {
 			}
 		}
 	}
-	return append(problems, a.checkRepository(ctx, j)...)
+	return problems
 }
 
 // checkRepository opens the repository of a job and looks whether it may be written to.

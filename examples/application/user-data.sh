@@ -5,7 +5,9 @@ set -euo pipefail
 
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-apt-get install -qy postgresql /tmp/kedge.deb
+apt-get install -qy curl
+curl -fsS -o /tmp/kedge.deb https://packages.example.org/kedge_amd64.deb     # or wherever you keep it
+apt-get install -qy postgresql /tmp/kedge.deb        # and MongoDB, from its own packages
 
 # Only a mirror that this key signed is believed: its hooks are run as root.
 cat >/root/mirror.pub <<'KEY'

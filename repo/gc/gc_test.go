@@ -446,7 +446,7 @@ func TestNow(t *testing.T) {
 	u, err := w.p.Upkeep(w.ctx)
 	w.check(err)
 	defer u.Close()
-	if _, err := prune.Undo(w.ctx, w.p, u, "etc", "test"); !errors.As(err, new(*repo.MissingError)) {
+	if _, err := prune.Undo(w.ctx, w.p, u, "etc", "test"); !errors.Is(err, prune.ErrCollected) {
 		t.Errorf("undo after all is gone: %v", err)
 	}
 }

@@ -208,6 +208,9 @@ func move(ctx context.Context, p *repo.Packs, u *repo.Upkeep, who string, moves 
 // ErrNothingToUndo says that no prune of a name is remembered that its ref came from.
 var ErrNothingToUndo = errors.New("nothing to undo: no prune of the last 14 days led to where it is")
 
+// ErrCollected says that gc has taken what a prune left out, as gc --now does. That is no damage.
+var ErrCollected = errors.New("nothing to undo: what was left out has been collected since")
+
 // Undo brings back what the last prune of a name left out, with the saves made since on
 // top, and returns how many saves came back. Tags that had followed go back, too.
 func Undo(ctx context.Context, p *repo.Packs, u *repo.Upkeep, name string, who string) (int, error) {
@@ -238,8 +241,8 @@ func Undo(ctx context.Context, p *repo.Packs, u *repo.Upkeep, name string, who s
 		}
 		if lacks, err := p.Missing(ctx, nil, []pack.ID{l.Old}); err != nil {
 			return 0, err
-		} else if len(lacks) > 0 { // by gc --now: that is no damage
-			return 0, fmt.Errorf("%s: nothing to undo: what was left out has been collected since", name)
+		} else if len(lacks) > 0 {
+			return 0, fmt.Errorf("%s: %w", name, ErrCollected)
 		}
 		return undo(ctx, p, l, done[i+1:], tip, since, who)
 	}
