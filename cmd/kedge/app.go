@@ -232,14 +232,18 @@ func commandName(c *cobra.Command) string {
 // -d of its own (as bup's ls and save) defines it before.
 func (a *app) commonFlags(cmd *cobra.Command) {
 	f, c := cmd.Flags(), &a.common
-	d := "d"
+	d, r := "d", "r"
 	if f.ShorthandLookup("d") != nil {
 		d = ""
 	}
+	if f.ShorthandLookup("r") != nil {
+		r = ""
+	}
+	a.bupFlags(f)
 	f.StringVarP(&c.dir, "dir", d, c.dir, "the repository and its index are in `DIR`")
 	f.StringVar(&c.dir, "bup-dir", c.dir, "")
 	f.Lookup("bup-dir").Hidden = true
-	f.StringVarP(&c.remote, "remote", "r", "", "use the repository at `URL`, and only the index of DIR")
+	f.StringVarP(&c.remote, "remote", r, "", "use the repository at `URL`, and only the index of DIR")
 	c.reach.flags(f)
 	c.store.flags(f)
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "show no progress and no summary")

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kedgebackup/kedge/repo"
 )
@@ -65,7 +66,8 @@ func (a *app) programCode(code int, err error, cmd *cobra.Command) int {
 			return bupUsageCode
 		}
 	case exitDamaged:
-		if strings.HasPrefix(cmd.Name(), "validate-") || cmd.Name() == "bloom" {
+		par2 := cmd.Name() == "fsck" && cmd.Flags().Changed("par2-ok")
+		if strings.HasPrefix(cmd.Name(), "validate-") || cmd.Name() == "bloom" || par2 {
 			return 1
 		}
 	case exitNotFound:
@@ -76,6 +78,38 @@ func (a *app) programCode(code int, err error, cmd *cobra.Command) int {
 
 // bupUsageCode is the exit code of a command line that is wrong, under the name bup.
 const bupUsageCode = 97
+
+// bupFlags adds the options that all of bup's commands share, and that mean nothing here.
+func (a *app) bupFlags(f *pflag.FlagSet) {
+	if a.name != "bup" {
+		return
+	}
+	f.BoolP("debug", "D", false, "")
+	f.Bool("profile", false, "")
+	f.Lookup("debug").Hidden, f.Lookup("profile").Hidden = true, true
+}
+
+// parityFlags adds the options of bup's fsck that are about par2, and returns what is to be
+// done about them before anything else: nil if nothing was asked for that is not there.
+func (a *app) parityFlags(f *pflag.FlagSet) (check func() error) {
+	if a.name != "bup" {
+		return func() error { return nil }
+	}
+	f.IntP("jobs", "j", 0, "accepted: `N`; --cpu says how many processors are used")
+	f.Bool("disable-par2", false, "accepted: par2 is never used")
+	ok := f.Bool("par2-ok", false, "fail: par2 is not used")
+	generate := f.BoolP("generate", "g", false, "refused: no recovery data is made with par2")
+	repair := f.BoolP("repair", "r", false, "refused: nothing is repaired with par2")
+	return func() error {
+		switch {
+		case *generate || *repair:
+			return usagef("no recovery data is made or used with par2; 'kedge mirror' keeps a second copy")
+		case *ok:
+			return &codedError{exitDamaged, errors.New("par2 is not used")}
+		}
+		return nil
+	}
+}
 
 // asksUsage reports whether a command line asks for a command's options. Where --help is
 // the first word it asks for its page instead, which "help" prints.

@@ -41,9 +41,13 @@ func (a *app) fsckCommand() *cobra.Command {
 		ValidArgsFunction: a.completeSaved,
 	}
 	quick := cmd.Flags().Bool("quick", false, "check the checksums of the files only")
+	parity := a.parityFlags(cmd.Flags())
 	var config string
 	server := serverFlag(cmd, &config)
 	return a.command(cmd, func(ctx context.Context, args []string) error {
+		if err := parity(); err != nil {
+			return err
+		}
 		if *server {
 			if *quick || len(args) > 0 {
 				return usagef("--server does what the config file says: --quick and names are for one repository")

@@ -41,6 +41,9 @@ func (a *app) midxCommand() *cobra.Command {
 			return usagef("you must use -f or -a or provide input filenames")
 		case !*check && (*auto || *force) && len(args) > 0:
 			return usagef("you can't use -f/-a and also provide filenames")
+		case !*check && len(args) == 0 && *dir == "":
+			_, err := a.idxFiles(ctx) // that there is a repository
+			return err
 		case !*check:
 			return nil
 		}
