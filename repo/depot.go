@@ -49,7 +49,8 @@ type desk struct {
 	*Dir
 	depot Depot
 
-	sending sync.Map // of packs, a *sync.Mutex each: the one who is sending it
+	sending sync.Map      // of packs, a *sync.Mutex each: the one who is sending it
+	moving  chan struct{} // has room for the one who makes the next state: who follows goes forth only
 
 	mu    sync.Mutex
 	files FarStore
@@ -87,7 +88,7 @@ func OpenDepot(ctx context.Context, dir string, depot Depot, o DirOptions) (*Pac
 	if !c.Living {
 		return nil, fmt.Errorf("%w: it is a mirror, which only its source changes", ErrReadOnly)
 	}
-	d := &desk{Dir: at, depot: depot, files: files, state: state}
+	d := &desk{Dir: at, depot: depot, moving: make(chan struct{}, 1), files: files, state: state}
 	if err := d.tidy(ctx); err != nil {
 		return nil, err
 	}

@@ -29,6 +29,12 @@ func (p *Packs) swap(ctx context.Context, target pack.ID, drop []string, change 
 		p.listIn(s, add)
 		return change(s)
 	}}
+	select {
+	case p.depot.moving <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-p.depot.moving }()
 	if err := p.depot.depot.Swap(ctx, step); err != nil {
 		return err
 	}

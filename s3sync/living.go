@@ -345,7 +345,7 @@ func (l *Living) choose(x *mirror, g *Generation, step repo.Step) error {
 			continue
 		}
 		p, ok := l.sent.get(name)
-		if !ok || x.dropped[p.pack.Key] || x.dropped[p.idx.Key] {
+		if !ok || !p.visible(g.N) || x.dropped[p.pack.Key] || x.dropped[p.idx.Key] {
 			// Another machine may have sent the very same, named it, and let go of it. When it is
 			// forgotten here, the next run sends it again.
 			return errors.Join(&repo.BusyError{What: name, Hint: "it was sent long ago, or taken away at another machine; run it again"}, l.sent.drop([]string{name}))
@@ -378,7 +378,7 @@ func (f *livingFiles) Open(ctx context.Context, name string) (repo.Blob, error) 
 		return f.Snapshot.Open(ctx, name)
 	}
 	if stem, ok := packOf(name); ok {
-		if p, ok := f.l.sent.get(stem); ok {
+		if p, ok := f.l.sent.get(stem); ok && p.visible(f.g.N) {
 			file := p.pack
 			if name == p.idx.Name {
 				file = p.idx
@@ -395,7 +395,7 @@ func (f *livingFiles) List(ctx context.Context, dir string, fn func(name string,
 		return err
 	}
 	for _, p := range f.l.sent.all() {
-		if _, ok := f.g.File(p.pack.Name); ok {
+		if _, ok := f.g.File(p.pack.Name); ok || !p.visible(f.g.N) {
 			continue
 		}
 		if err := fn(p.pack.Name, p.pack.Size); err != nil {

@@ -40,6 +40,7 @@ type sentPack struct {
 	name, kind string
 	at         time.Time
 	pack, idx  File
+	named      uint64 // the first generation that was seen to name it; 0: none
 }
 
 const (
@@ -75,7 +76,7 @@ func (l *sentList) read(text []byte, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range parseSent(text) {
-		if now.Sub(p.at) < sentAge {
+		if old, ok := l.packs[p.name]; now.Sub(p.at) < sentAge && !(ok && old.named > 0 && old.pack == p.pack) {
 			l.packs[p.name] = p
 		}
 	}
@@ -204,8 +205,12 @@ func (l *sentList) drop(names []string) error {
 // sentKept is how large the file may grow before what a manifest names is left out.
 const sentKept = 64 << 10
 
-// named forgets the packs that a generation names. That the file can't be made shorter now is
-// no failure.
+// visible reports whether a pack is to be seen in generation n: one that is named later, as by
+// another session here. What is named before and not there is gone.
+func (p *sentPack) visible(n uint64) bool { return p.named == 0 || p.named > n }
+
+// named notes the packs that a generation names, and forgets them when nobody works on the
+// generations of before any more. That the file can't be made shorter now is no failure.
 func (l *sentList) named(g *Generation) {
 	has := func(p *sentPack) bool {
 		f, ok := g.File(p.pack.Name)
@@ -213,7 +218,11 @@ func (l *sentList) named(g *Generation) {
 	}
 	l.mu.Lock()
 	for name, p := range l.packs {
-		if has(&p) {
+		switch {
+		case has(&p) && (p.named == 0 || p.named > g.N):
+			p.named = g.N
+			l.packs[name] = p
+		case p.named > 0 && time.Since(p.at) > sentAge:
 			delete(l.packs, name)
 		}
 	}
