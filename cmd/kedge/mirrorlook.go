@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kedgebackup/kedge/repo"
 	"github.com/kedgebackup/kedge/s3sync"
 )
 
@@ -77,14 +78,14 @@ func (a *app) generation(ctx context.Context, b *s3sync.Bucket, at bucketAt) (g 
 	if err != nil {
 		return nil, a.noMirror(ctx, b.Objects, at, err)
 	}
-	a.knowSigner(at, g)
+	a.knowSigner(ctx, b, at, g)
 	return g, nil
 }
 
 // knowSigner warns of a mirror that is signed by a key which signed nothing that was read here
 // before, and makes a note of the key in the cache directory. Whoever names the keys to believe
-// needs no warning.
-func (a *app) knowSigner(at bucketAt, g *s3sync.Generation) {
+// needs no warning, and what lives in a bucket is signed by all who save to it.
+func (a *app) knowSigner(ctx context.Context, b *s3sync.Bucket, at bucketAt, g *s3sync.Generation) {
 	if a.common.store.trust != "" {
 		return
 	}
@@ -94,7 +95,7 @@ func (a *app) knowSigner(at bucketAt, g *s3sync.Generation) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) || slices.Contains(known, who) {
 		return
 	}
-	if len(known) > 0 {
+	if len(known) > 0 && !lives(ctx, b, g) {
 		a.ui.line("warning: %s: generation %d is signed by %s, and what was read here before by %s; with --trust FILE only keys that you know are believed",
 			escape(at.String()), g.N, who, known[len(known)-1])
 	}
@@ -105,6 +106,20 @@ func (a *app) knowSigner(at bucketAt, g *s3sync.Generation) {
 	if err != nil {
 		a.ui.note("who signed %s is not noted: %s", escape(at.String()), escapeText(err.Error()))
 	}
+}
+
+// lives reports whether a generation is one of a repository that lives in the bucket.
+func lives(ctx context.Context, b *s3sync.Bucket, g *s3sync.Generation) bool {
+	f, ok := g.File("config")
+	if !ok {
+		return false
+	}
+	text, err := s3sync.ReadAll(ctx, b.Objects, b.Prefix+f.Key, f.Version, 1<<20)
+	if err != nil || s3sync.SumOf(text) != f.SHA256 {
+		return false
+	}
+	c, err := repo.ParseConfig(text)
+	return err == nil && c.Living
 }
 
 func (a *app) verifyProgress(r s3sync.VerifyResult) {

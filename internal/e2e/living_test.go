@@ -48,7 +48,10 @@ func TestLiving(t *testing.T) {
 	if n := strings.Count(two.run(t, "ls", "-r", url, "x"), "\n"); n != 5 { // and latest
 		t.Errorf("%d names below x", n)
 	}
-	two.run(t, "fsck", "-r", url)
+	if r := two.try(t, "fsck", "-r", url); r.code != 0 || strings.Contains(r.err, "signed") {
+		t.Errorf("fsck: exit %d\n%s", r.code, r.err)
+	}
+	two.run(t, "ls", "-r", url)
 	first, _, _ := strings.Cut(two.run(t, "ls", "-r", url, "x"), "\n")
 	for name, want := range map[string]snapshot{first: before, "latest": take(t, src)} {
 		out := target(t)
