@@ -8,7 +8,7 @@ import (
 	"github.com/kedgebackup/kedge/repo"
 )
 
-// BupChunker, as the chunker of a new repository, makes it one as bup makes it: split by
+// BupChunker is the chunker of a new repository that is to be as bup makes it: split by
 // rollsum:13, without a section of kedge's.
 const BupChunker = "bup"
 
