@@ -54,7 +54,7 @@ const (
 // bupState is what bup's protocol remembers of a connection.
 type bupState struct {
 	up      *upload         // suspended or filled; nil: none
-	told    map[string]bool // idx files that the client was told of in this call
+	told    map[string]bool // idx files of the repository that the client was told of
 	done    []string        // idx files of up, still to be told
 	objects int             // in the open pack
 	bytes   int64

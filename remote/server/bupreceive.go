@@ -36,8 +36,9 @@ const (
 // Finish is answered with "NAME.idx\n" if there is a new pack, and if there are several
 // with "index NAME.idx\n" for those before the last. Suspend keeps what came for the next
 // call. In between, the line "index NAME.idx\n" tells the client at once about an idx
-// that has an object of those that it sends, once for each idx and call; the client then
-// suspends, gets the idx, and sends no more of what is in it.
+// that has an object of those that it sends; the client then suspends, gets the idx, and
+// sends no more of what is in it. It is told of an idx once: bup's own server tells it in each
+// call, and bup's client, which may not find what is in an idx that it has, gives up then.
 //
 // All objects go to the packs of trees, data too: the client expects one pack.
 func receive(ctx context.Context, s *session, _ string) error {
@@ -49,7 +50,9 @@ func receive(ctx context.Context, s *session, _ string) error {
 		}
 		b.up, b.objects, b.bytes = up, 0, 0
 	}
-	b.told = make(map[string]bool)
+	if b.told == nil {
+		b.told = make(map[string]bool)
+	}
 	for _, name := range b.done {
 		b.told[name] = true
 	}
@@ -163,7 +166,7 @@ func (s *session) finish(ctx context.Context) error {
 	}
 	b := &s.bup
 	up, done := b.up, b.done
-	b.up, b.done, b.told = nil, nil, nil
+	b.up, b.done = nil, nil
 	for i, name := range done {
 		if i < len(done)-1 {
 			s.out.WriteString("index ")

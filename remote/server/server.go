@@ -208,7 +208,7 @@ func (s *session) leave() error {
 		return nil
 	}
 	err := s.repo.Close()
-	s.repo, s.reader = nil, nil
+	s.repo, s.reader, s.bup.told = nil, nil, nil
 	return err
 }
 
