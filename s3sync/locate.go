@@ -17,7 +17,7 @@ import (
 )
 
 // farReads is how many reads of a bucket are under way at once.
-const farReads = 8
+const farReads = 14
 
 // Parallel returns how many reads should be under way at once.
 func (s *Snapshot) Parallel() int { return farReads }
