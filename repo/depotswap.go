@@ -222,7 +222,7 @@ func (p *Packs) moveDepot(ctx context.Context, r Receipt) error {
 // by the next state of the depot.
 func (p *Packs) rewriteText(ctx context.Context, name string, change func(old []byte) ([]byte, error)) error {
 	if p.depot != nil {
-		return p.swap(ctx, pack.ID{}, nil, func(s *State) error {
+		err := p.swap(ctx, pack.ID{}, nil, func(s *State) error {
 			at := s.Files()[name]
 			text, err := change(*at)
 			if err == nil && bytes.Equal(text, *at) {
@@ -231,6 +231,10 @@ func (p *Packs) rewriteText(ctx context.Context, name string, change func(old []
 			*at = text
 			return err
 		})
+		if errors.Is(err, errDone) {
+			return nil
+		}
+		return err
 	}
 	return p.dir.withRefLock(ctx, func(*refLock) error {
 		old, err := p.dir.text(name)

@@ -73,6 +73,25 @@ func count(t *testing.T, d *repotest.Depot, ref string) int {
 	return n
 }
 
+// A change that changes nothing is none, and no failure: the second night allows the same names
+// and pins the same save.
+func TestDepotAgain(t *testing.T) {
+	ctx := context.Background()
+	d := newDepot(t)
+	for range 2 {
+		p := atDesk(t, d, t.TempDir())
+		if err := p.AllowNames(ctx, []string{".git"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.SetPins(ctx, func(list []repo.Pin) ([]repo.Pin, error) { return list, nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d.States() != 1 {
+		t.Errorf("%d states", d.States())
+	}
+}
+
 // Savers at desks of their own put their saves on one ref: none is lost.
 func TestDepotSavers(t *testing.T) {
 	ctx := context.Background()
