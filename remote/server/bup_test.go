@@ -103,10 +103,17 @@ func TestReceive(t *testing.T) {
 		t.Fatal(err)
 	}
 	idx, _, _ := strings.Cut(got, "\n")
+	// The client knows of its own pack: it is not told of it again.
 	want := idx + "\n" + bupOK + bupOK + id.String() + "\n" + bupOK + id.String() + "\n" + bupOK + bupOK +
-		"\x00\x00\x00\x06hello\n\x00\x00\x00\x00" + bupOK + idx + "\n" + bupOK + "index " + idx + "\n" + bupOK
+		"\x00\x00\x00\x06hello\n\x00\x00\x00\x00" + bupOK + idx + "\n" + bupOK + bupOK
 	if got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	// Another client is told of it once, in its first call that sends what is in it.
+	again := "receive-objects-v2\n" + records + records + bupFinish
+	got, err = bupAsk(t, bupOwner(dir), again+again)
+	if want := "index " + idx + "\n" + bupOK + bupOK; got != want || err != nil {
+		t.Errorf("another client: %v\ngot  %q\nwant %q", err, got, want)
 	}
 	name, _ := os.ReadFile(filepath.Join(dir, "objects/pack", idx))
 	got, err = bupAsk(t, bupOwner(dir), "send-index "+idx+"\n")
