@@ -37,11 +37,14 @@ type Generation struct {
 	Files []File // all of them, sorted by name
 	// Passed are newer manifests that were passed over, and why.
 	Passed []error
+	// Copied tells of manifests, its own and that of its base, whose second copies were read.
+	Copied []error
 
 	version string // of the manifest; "" where the bucket keeps none
 	highest uint64 // number that a manifest has, be it good or not
 	dropped []Drop // what manifests drop that were passed over because of who signed them
 	unknown int    // files of a locked one of which the names do not tell what they are
+	lost    bool   // the first copy of the manifest is not there
 }
 
 // File returns a file of the generation.
@@ -61,21 +64,6 @@ func (g *Generation) allDrops() []Drop {
 	return slices.CompactFunc(all, func(a, b Drop) bool { return a.Key == b.Key })
 }
 
-// Far above the newest good manifest a number is somebody's mischief: it does not count.
-const farAbove = 1_000_000
-
-// maxPassed bounds how many manifests that are no good are passed over.
-const maxPassed = 100
-
-// errEnough ends a listing.
-var errEnough = errors.New("enough")
-
-// Latest returns the newest generation whose manifest is good; *repo.NotFoundError if there
-// is none.
-func (b *Bucket) Latest(ctx context.Context) (*Generation, error) {
-	return b.newest(ctx, ^uint64(0))
-}
-
 // At returns generation n.
 func (b *Bucket) At(ctx context.Context, n uint64) (*Generation, error) {
 	g, err := b.load(ctx, n, nil)
@@ -86,53 +74,6 @@ func (b *Bucket) At(ctx context.Context, n uint64) (*Generation, error) {
 		return nil, err
 	}
 	return g, nil
-}
-
-// newest returns the newest good generation that is not newer than n.
-func (b *Bucket) newest(ctx context.Context, n uint64) (*Generation, error) {
-	var passed []error
-	var others []*Generation // that were passed over
-	var found *Generation
-	after := ""
-	if n < ^uint64(0) {
-		after = b.Prefix + manifestKey(keyManifests, n+1)
-	}
-	err := b.manifests(ctx, after, func(n uint64, versions []Object) error {
-		g, err := b.load(ctx, n, versions)
-		if err == nil {
-			found = g
-			return errEnough
-		}
-		if ctx.Err() != nil || IsTemporary(err) || !damaged(err) && !errors.As(err, new(*repo.RefusedError)) {
-			return err // it speaks of the attempt
-		}
-		if g == nil {
-			g = new(Generation)
-		}
-		g.N = n
-		others = append(others, g)
-		if passed = append(passed, fmt.Errorf("generation %d: %w", n, err)); len(passed) == maxPassed {
-			return errEnough
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, errEnough) {
-		return nil, err
-	}
-	if found == nil {
-		if len(passed) > 0 {
-			return nil, fmt.Errorf("no manifest in %s is good: %w", b.Prefix, passed[0])
-		}
-		return nil, &repo.NotFoundError{What: "repository", Name: b.name()}
-	}
-	found.Passed, found.highest = passed, found.N
-	for _, g := range others {
-		if g.N < found.N+farAbove {
-			found.highest = max(found.highest, g.N)
-			found.dropped = append(found.dropped, g.Drops...)
-		}
-	}
-	return found, nil
 }
 
 // named gives the files of a generation that this server encrypted their names.
@@ -170,20 +111,9 @@ func (b *Bucket) load(ctx context.Context, n uint64, versions []Object) (*Genera
 		return nil, &pack.CorruptError{File: "manifest", Off: -1, Reason: fmt.Sprintf("its base %d is none", g.Base)}
 	}
 	g.Files, g.Drops = g.Apply(base.Manifest.Files), base.Drops
+	g.Copied = append(g.Copied, base.Copied...)
 	g.sealed = slices.Concat(base.sealed, g.sealed)
 	return b.named(g), nil
-}
-
-// either reads a manifest without its base, or its second copy if the first is damaged or
-// lost. versions are those of the first; nil: they are looked up if it is lost.
-func (b *Bucket) either(ctx context.Context, n uint64, versions []Object) (*Generation, error) {
-	g, err := b.oldest(ctx, keyManifests, n, versions)
-	if errors.As(err, new(*pack.CorruptError)) || errors.Is(err, fs.ErrNotExist) {
-		if g, err := b.oldest(ctx, keyBases, n, nil); err == nil {
-			return g, nil
-		}
-	}
-	return g, err
 }
 
 // oldest reads the oldest version of a manifest that is good.

@@ -16,6 +16,10 @@
 //	probe                             written by the first run, to see whether it can be
 //	                                  written twice
 //
+// The second copy is what counts if the first is damaged or lost, and warned of. That the first
+// copy of the newest manifest is lost shows in a listing of bases/ alone, which all look at but
+// who wants to list a directory; who makes the next generation puts it back.
+//
 // Every key is created exclusively (If-None-Match: *) and never written again. A file whose
 // key is taken by other bytes gets the key <name>~<n>. What a repository is, is said by a
 // manifest alone: a key that none names means nothing.

@@ -159,7 +159,14 @@ func (l *Living) Latest(ctx context.Context) (repo.FarStore, repo.State, error) 
 }
 
 func (l *Living) latest(ctx context.Context) (*livingFiles, repo.State, error) {
-	g, err := l.b.Latest(ctx)
+	l.mu.Lock()
+	last := l.last
+	l.mu.Unlock()
+	find := l.b.Latest
+	if last == nil { // a manifest is not lost while one works: to look once is enough
+		find = l.b.Recover
+	}
+	g, err := find(ctx)
 	if err != nil {
 		return nil, repo.State{}, err
 	}
@@ -171,9 +178,9 @@ func (l *Living) latest(ctx context.Context) (*livingFiles, repo.State, error) {
 		return nil, repo.State{}, fmt.Errorf("%s: nothing can be saved on top of a manifest that is no good; mirror verify tells more, and when the key %s is deleted the repository goes on from generation %d: %w",
 			l.b.name(), l.b.Prefix+manifestKey(keyManifests, g.highest), g.N, g.Passed[0])
 	}
-	l.mu.Lock()
-	last := l.last
-	l.mu.Unlock()
+	if err := l.b.putBack(ctx, g, l.begin(g.Repo)); err != nil {
+		return nil, repo.State{}, err
+	}
 	if last == nil || last.g.Sum != g.Sum {
 		last = &livingFiles{Snapshot: l.b.Snapshot(g, l.o.Cache), l: l}
 		if last.copies, err = l.segments(ctx, last.Snapshot); err != nil {
@@ -357,13 +364,6 @@ func (l *Living) choose(x *mirror, g *Generation, step repo.Step) error {
 		}
 	}
 	return nil
-}
-
-// packOf returns the name of the pack that a file is of.
-func packOf(name string) (stem string, ok bool) {
-	dir, base := filepath.Split(name)
-	ext := filepath.Ext(base)
-	return strings.TrimSuffix(base, ext), dir == dirPacks+"/" && (ext == ".pack" || ext == ".idx")
 }
 
 // livingFiles are the files of a generation, and packs that were sent since.

@@ -2,6 +2,7 @@ package s3sync
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -255,4 +256,22 @@ func (l *Living) fits(files int, step repo.Step) error {
 	}
 	err := &repo.RefusedError{Reason: fmt.Sprintf("%s would have %d files, and a manifest of so many may be too large to be read: save into another repository", l.b.name(), files)}
 	return errors.Join(err, l.sent.drop(step.Add))
+}
+
+// begin returns what is done before anything is written.
+func (l *Living) begin(id string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		m, err := l.sender(id)
+		if err != nil {
+			return err
+		}
+		return m.begin(ctx)
+	}
+}
+
+// packOf returns the name of the pack that a file is of.
+func packOf(name string) (stem string, ok bool) {
+	dir, base := filepath.Split(name)
+	ext := filepath.Ext(base)
+	return strings.TrimSuffix(base, ext), dir == dirPacks+"/" && (ext == ".pack" || ext == ".idx")
 }

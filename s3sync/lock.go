@@ -55,7 +55,7 @@ func (b *Bucket) lockable(ctx context.Context) (map[locked]bool, error) {
 	list := make(map[locked]bool)
 	dropped := make(map[string]bool)
 	first := true
-	err := b.manifests(ctx, "", func(n uint64, versions []Object) error {
+	err := b.manifests(ctx, keyManifests, "", func(n uint64, versions []Object) error {
 		g, err := b.load(ctx, n, versions)
 		if err != nil {
 			if ctx.Err() != nil || IsTemporary(err) {

@@ -58,6 +58,8 @@ type MirrorResult struct {
 	// Unknown is how many files of the last generation, which is encrypted, are sent anew
 	// because nothing here tells what they are: the names in the state directory are lost.
 	Unknown int
+	// Warnings tell what is wrong with the manifests that led to the last generation.
+	Warnings []error
 	// Before is the key that signed the last generation, if it is not the one that signs this
 	// run: the key was lost, or somebody who may write to the bucket wants to be believed. Then
 	// nothing is taken from that generation: each file is compared with what the store has, and
@@ -209,14 +211,14 @@ func (m *mirror) run(ctx context.Context) error {
 
 // follow finds the generation that this one comes after.
 func (m *mirror) follow(ctx context.Context) (err error) {
-	if m.last, err = m.b.Latest(ctx); errors.As(err, new(*repo.NotFoundError)) {
+	if m.last, err = m.b.Recover(ctx); errors.As(err, new(*repo.NotFoundError)) {
 		m.last, err = nil, nil
 	}
 	if err == nil {
 		err = m.sameKind()
 	}
 	if err == nil && m.last != nil {
-		m.result.Unknown = m.last.unknown
+		m.result.Unknown, m.result.Warnings = m.last.unknown, m.last.Warnings()
 		if m.result.Before, err = m.before(ctx); err != nil {
 			return err
 		}
@@ -235,6 +237,9 @@ func (m *mirror) follow(ctx context.Context) (err error) {
 // finish makes the manifest, and ends what earlier runs began.
 func (m *mirror) finish(ctx context.Context) error {
 	if err := m.sendName(ctx); err != nil {
+		return err
+	}
+	if err := m.b.putBack(ctx, m.last, m.begin); err != nil {
 		return err
 	}
 	if err := m.commit(ctx); err != nil {

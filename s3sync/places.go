@@ -77,6 +77,9 @@ func Names(ctx context.Context, s Objects, prefix string) ([]string, error) {
 	var names []string
 	err := directories(ctx, s, prefix, func(dir string) error {
 		has, err := begins(ctx, s, prefix+dir+"/"+keyManifests)
+		if !has && err == nil { // the first copies may be lost, all of them
+			has, err = begins(ctx, s, prefix+dir+"/"+keyBases)
+		}
 		if has {
 			names = append(names, dir)
 		}

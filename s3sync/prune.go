@@ -98,6 +98,7 @@ type prune struct {
 	there   map[string][]Object // what is in the bucket, by keys below the prefix
 	all     bool                // and all versions of it
 	numbers []uint64            // of manifests, the newest first
+	copied  map[uint64]bool     // of them, those of which there is but the second copy
 	last    *Generation         // the newest good one
 	highest uint64
 	newest  uint64          // prune
@@ -131,9 +132,15 @@ func (p *prune) list(ctx context.Context) (err error) {
 		p.there[key] = append(p.there[key], o)
 		return nil
 	})
+	p.copied = make(map[uint64]bool)
 	for key := range p.there {
-		if n, ok := parseManifestKey(key); ok && strings.HasPrefix(key, keyManifests) {
+		n, ok := parseManifestKey(key)
+		switch {
+		case ok && strings.HasPrefix(key, keyManifests):
 			p.numbers = append(p.numbers, n)
+		case ok && strings.HasPrefix(key, keyBases) && p.there[manifestKey(keyManifests, n)] == nil:
+			p.numbers = append(p.numbers, n)
+			p.copied[n] = true
 		}
 	}
 	slices.Sort(p.numbers)
@@ -148,6 +155,10 @@ func (p *prune) keep(ctx context.Context) error {
 	var bad error
 	for _, n := range p.numbers {
 		key := manifestKey(keyManifests, n)
+		// Older than others, the second copy is what a prune left: it tells the time.
+		if p.copied[n] && p.last != nil {
+			continue
+		}
 		// Who has dropped a generation may be about to delete it, unless no prune came after.
 		if since, ok := dropped[key]; ok && since != p.newest {
 			continue
@@ -157,7 +168,7 @@ func (p *prune) keep(ctx context.Context) error {
 			return err
 		}
 		if err != nil {
-			if p.last == nil || n+farAbove > p.last.N {
+			if !p.copied[n] && (p.last == nil || n+farAbove > p.last.N) {
 				bad = errors.Join(bad, fmt.Errorf("generation %d: %w", n, err))
 			}
 			if p.last == nil {
@@ -244,7 +255,7 @@ func (p *prune) old(ctx context.Context) error {
 	p.named = make(map[string]bool)
 	for _, n := range p.numbers {
 		key := manifestKey(keyManifests, n)
-		if n > p.last.N || p.needed[key] {
+		if n > p.last.N || p.needed[key] || p.copied[n] {
 			continue
 		}
 		g, err := p.b.load(ctx, n, p.there[key])

@@ -178,27 +178,71 @@ type Listed struct {
 	// Signer is the key of its signature; "" if there is none.
 	Signer string
 	Err    error // why it is no good; all but N is missing then
+	// Warnings tell what is wrong with its manifest, or that of its base, and was done without.
+	Warnings []error
 }
 
-// Generations calls fn for the generations of a bucket, the newest first.
+// Generations calls fn for the generations of a bucket, the newest first. Those that are newer
+// than all that are listed, and have nothing but the second copy of their manifest left, are
+// among them.
 func (b *Bucket) Generations(ctx context.Context, fn func(Listed) error) error {
-	seen := make(map[string]bool)
-	return b.manifests(ctx, "", func(n uint64, versions []Object) error {
-		g, err := b.load(ctx, n, versions)
-		if err != nil {
-			if ctx.Err() != nil || IsTemporary(err) {
-				return err
-			}
-			return fn(Listed{N: n, Err: err})
+	w := walk{b: b, fn: fn, seen: make(map[string]bool), bad: make(map[uint64]bool)}
+	if err := b.manifests(ctx, keyManifests, "", func(n uint64, versions []Object) error { return w.show(ctx, n, versions) }); err != nil || w.good {
+		return err
+	}
+	return w.copies(ctx, 0)
+}
+
+// walk goes through the generations of a bucket, the newest first.
+type walk struct {
+	b    *Bucket
+	fn   func(Listed) error
+	seen map[string]bool // keys of files
+	bad  map[uint64]bool // generations that are no good
+	good bool            // one was seen that is listed
+}
+
+// copies shows the generations above n of which there is a second copy.
+func (w *walk) copies(ctx context.Context, n uint64) error {
+	w.good = true
+	err := w.b.manifests(ctx, keyBases, "", func(k uint64, _ []Object) error {
+		if k <= n {
+			return errEnough
 		}
-		l := Listed{N: n, Time: g.Time, Kind: g.Kind, Files: len(g.Files), Refs: len(g.Refs), Locked: g.Locked, Sum: g.Sum, Signer: g.Signer}
-		for _, f := range g.Files {
-			l.Bytes += f.Size
-			if !seen[f.Key] {
-				l.Own += f.Size
-			}
-			seen[f.Key] = true
+		if w.bad[k] {
+			return nil
 		}
-		return fn(l)
+		return w.show(ctx, k, nil)
 	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
+}
+
+// show reads a generation and passes on what there is to tell of it.
+func (w *walk) show(ctx context.Context, n uint64, versions []Object) error {
+	g, err := w.b.load(ctx, n, versions)
+	if err != nil {
+		if ctx.Err() != nil || IsTemporary(err) {
+			return err
+		}
+		w.bad[n] = true
+		return w.fn(Listed{N: n, Err: err})
+	}
+	if !w.good {
+		if err := w.copies(ctx, n); err != nil {
+			return err
+		}
+	}
+	l := Listed{N: n, Time: g.Time, Kind: g.Kind, Files: len(g.Files), Refs: len(g.Refs), Locked: g.Locked, Sum: g.Sum, Signer: g.Signer,
+		Warnings: g.Warnings()}
+	for _, f := range g.Files {
+		l.Bytes += f.Size
+		if !w.seen[f.Key] {
+			l.Own += f.Size
+		}
+		w.seen[f.Key] = true
+	}
+	return w.fn(l)
 }

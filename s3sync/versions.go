@@ -64,9 +64,9 @@ func (g *byKey) flush() error {
 	return g.fn(group)
 }
 
-// manifests calls fn for the manifests after a key, the newest first, with the versions of
-// each.
-func (b *Bucket) manifests(ctx context.Context, after string, fn func(n uint64, versions []Object) error) error {
+// manifests calls fn for the manifests below manifests/ or bases/ that come after a key, the
+// newest first, with the versions of each.
+func (b *Bucket) manifests(ctx context.Context, dir, after string, fn func(n uint64, versions []Object) error) error {
 	g := byKey{fn: func(list []Object) error {
 		n, ok := parseManifestKey(list[0].Key)
 		if !ok {
@@ -74,7 +74,7 @@ func (b *Bucket) manifests(ctx context.Context, after string, fn func(n uint64, 
 		}
 		return fn(n, list)
 	}}
-	_, err := versions(ctx, b.Objects, b.Prefix+keyManifests, after, g.add)
+	_, err := versions(ctx, b.Objects, b.Prefix+dir, after, g.add)
 	if err == nil {
 		err = g.flush()
 	}

@@ -83,6 +83,7 @@ type app struct {
 	ui     *tui
 	doc    jsonDoc
 	now    func() time.Time
+	brief  bool // this run asks a store for as little as it can
 }
 
 // run is the whole program: it reads the command line, runs one command and

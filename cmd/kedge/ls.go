@@ -70,6 +70,7 @@ func (a *app) lsCommand() *cobra.Command {
 				return a.listRepos(names, err)
 			}
 		}
+		a.brief = true
 		r, err := a.open(ctx, true)
 		if err != nil {
 			return err

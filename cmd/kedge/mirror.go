@@ -284,6 +284,7 @@ func (m *mirrorRun) one(ctx context.Context, j mirrorJob) (s3sync.MirrorResult, 
 		r, err = b.Mirror(ctx, options)
 	}
 	a.ui.done()
+	a.warnOf(j.to, r.Warnings)
 	if r.Unknown > 0 {
 		a.ui.line("warning: %s: nothing in the state directory tells any more what was sent earlier: %s of the last generation are sent anew",
 			escape(j.to.String()), plural(int64(r.Unknown), "file"))

@@ -43,9 +43,7 @@ func (a *app) mirrorVerifyCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		for _, err := range g.Passed {
-			a.ui.line("warning: %s: %s", escape(at.String()), escapeText(err.Error()))
-		}
+		a.warnOf(at, g.Warnings())
 		return a.verifyMirror(ctx, b, at, g, s3sync.VerifyOptions{ReadShare: *read / 100, Turn: *turn, Progress: a.verifyProgress})
 	})
 }
@@ -68,12 +66,23 @@ func (a *app) mirrorAt(ctx context.Context, arg string) (*s3sync.Bucket, bucketA
 	return b, at, err
 }
 
-// generation returns the generation that this run is about.
+// warnOf warns of what is wrong with the manifests of a mirror.
+func (a *app) warnOf(at bucketAt, list []error) {
+	for _, err := range list {
+		a.ui.line("warning: %s: %s", escape(at.String()), escapeText(err.Error()))
+	}
+}
+
+// generation returns the generation that this run is about. A run that is brief looks at second
+// copies of manifests only if there is no first one.
 func (a *app) generation(ctx context.Context, b *s3sync.Bucket, at bucketAt) (g *s3sync.Generation, err error) {
-	if n := a.common.store.generation; n != 0 {
+	switch n := a.common.store.generation; {
+	case n != 0:
 		g, err = b.At(ctx, n)
-	} else {
+	case a.brief:
 		g, err = b.Latest(ctx)
+	default:
+		g, err = b.Recover(ctx)
 	}
 	if err != nil {
 		return nil, a.noMirror(ctx, b.Objects, at, err)

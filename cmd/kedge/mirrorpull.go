@@ -80,9 +80,7 @@ func (a *app) pull(ctx context.Context, s s3sync.Objects, at bucketAt, o mirrorO
 		if err != nil {
 			return err
 		}
-		for _, err := range g.Passed {
-			a.ui.line("warning: %s: %s", escape(j.to.String()), escapeText(err.Error()))
-		}
+		a.warnOf(j.to, g.Warnings())
 		r, err := b.Pull(ctx, g, s3sync.PullOptions{FS: a.FS, Dir: j.dir, Workers: o.workers, Partial: o.partial, Progress: a.pullProgress})
 		a.ui.done()
 		for _, name := range r.Rebuilt {
@@ -189,12 +187,13 @@ func (a *app) pullOwn(ctx context.Context, s s3sync.Objects, at bucketAt, dir st
 	if err != nil {
 		return err
 	}
-	g, err := b.Latest(ctx)
+	g, err := b.Recover(ctx)
 	if errors.As(err, new(*repo.NotFoundError)) {
 		return nil
 	}
 	var files map[string][]byte
 	if err == nil {
+		a.warnOf(at, g.Warnings())
 		files, err = b.PullTexts(ctx, g)
 	}
 	if err != nil {

@@ -44,8 +44,15 @@ func (a *app) mirrorStatusCommand() *cobra.Command {
 		}
 		n := 0
 		var sum statusResult
+		told := make(map[string]bool)
 		err = b.Generations(ctx, func(l s3sync.Listed) error {
 			n++
+			for _, err := range l.Warnings { // that of a base comes with each that is based on it
+				if !told[err.Error()] {
+					a.warnOf(at, []error{err})
+				}
+				told[err.Error()] = true
+			}
 			at := verified[verifiedKey(l.N, l.Sum)]
 			sum.add(l, at, a.now())
 			return a.listGeneration(l, at)

@@ -161,7 +161,7 @@ const cacheBytes = 64 << 20
 type mirrored struct {
 	*repo.Packs
 	snapshot *s3sync.Snapshot
-	passed   []error
+	warned   []error // of its manifests
 }
 
 // Check is repo.Check.
@@ -171,7 +171,7 @@ func (m mirrored) Check(ctx context.Context, o repo.CheckOptions, report func(re
 
 // Warnings returns what was wrong and could be done without.
 func (m mirrored) Warnings() []error {
-	return slices.Concat(m.passed, m.snapshot.Warnings(), m.Packs.Warnings())
+	return slices.Concat(m.warned, m.snapshot.Warnings(), m.Packs.Warnings())
 }
 
 // openMirrored opens a generation of a mirror.
@@ -194,7 +194,7 @@ func (a *app) openMirrored(ctx context.Context, p place) (repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", escape(at.String()), err)
 	}
-	return mirrored{packs, snapshot, g.Passed}, nil
+	return mirrored{packs, snapshot, g.Warnings()}, nil
 }
 
 // mirrorCache returns where blocks of a mirror are kept: a directory for each address.
@@ -315,7 +315,7 @@ func (a *app) listMirrors(ctx context.Context, p place, long bool) (ok bool, err
 // too.
 func (a *app) listMirror(ctx context.Context, b *s3sync.Bucket, name string) error {
 	e := mirrorEntry{Repository: nameJSON(name)}
-	g, err := b.Latest(ctx)
+	g, err := b.Recover(ctx)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
