@@ -61,6 +61,9 @@
 // "end" is a packed-refs file, for people with stock tools. The signature (SSHSIG,
 // namespace kedge-manifest) is over all that stands before it, and may be missing.
 //
+// The line prev is compared by who lists generations, verifies one, or makes the next; chain.go
+// says how far back. It is - if the manifest before was no good when this one was made.
+//
 // Order of a mirror run: packs, their indexes, segments, the files that change, the manifest. So a
 // manifest that is there names only what is there.
 //

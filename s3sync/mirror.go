@@ -58,6 +58,9 @@ type MirrorResult struct {
 	// Unknown is how many files of the last generation, which is encrypted, are sent anew
 	// because nothing here tells what they are: the names in the state directory are lost.
 	Unknown int
+	// Broken tells where the last generation does not go back to the one that it is based on by
+	// the hashes that manifests have of one another. Nothing is taken from it then, as with Before.
+	Broken []error
 	// Warnings tell what is wrong with the manifests that led to the last generation.
 	Warnings []error
 	// Before is the key that signed the last generation, if it is not the one that signs this
@@ -222,6 +225,9 @@ func (m *mirror) follow(ctx context.Context) (err error) {
 		if m.result.Before, err = m.before(ctx); err != nil {
 			return err
 		}
+		if m.result.Broken, err = m.b.Breaks(ctx, m.last); err != nil {
+			return err
+		}
 		m.dropped = make(map[string]bool)
 		for _, d := range m.last.allDrops() {
 			m.dropped[d.Key] = true
@@ -233,6 +239,9 @@ func (m *mirror) follow(ctx context.Context) (err error) {
 	}
 	return err
 }
+
+// doubted reports whether nothing that the last generation says is believed.
+func (m *mirror) doubted() bool { return m.result.Before != "" || len(m.result.Broken) > 0 }
 
 // finish makes the manifest, and ends what earlier runs began.
 func (m *mirror) finish(ctx context.Context) error {
@@ -362,7 +371,7 @@ func (m *mirror) catchUp(ctx context.Context) error {
 
 // unchanged reports whether the last generation is what this one would be.
 func (m *mirror) unchanged() bool {
-	if m.last == nil || m.last.unknown > 0 || m.result.Before != "" || !slices.Equal(m.last.Files, m.files) {
+	if m.last == nil || m.last.unknown > 0 || m.doubted() || !slices.Equal(m.last.Files, m.files) {
 		return false
 	}
 	if m.names != nil {
@@ -389,7 +398,7 @@ func (m *mirror) manifest(ctx context.Context) (*Manifest, error) {
 	if m.last.Kind == Diff {
 		base = m.last.Base
 	}
-	if x.N-base >= fullEvery || m.last.Kind == Prune || len(x.Drops) > len(m.last.Drops) {
+	if x.N-base >= fullEvery || m.last.Kind == Prune || len(m.result.Broken) > 0 || len(x.Drops) > len(m.last.Drops) {
 		return x, nil
 	}
 	full, err := m.b.At(ctx, base)

@@ -106,7 +106,7 @@ func (m *mirror) makeSegments(ctx context.Context) error {
 
 // lastSegments returns the segments of the last generation.
 func (m *mirror) lastSegments(packs map[pack.ID]int64) (list []File) {
-	if m.last == nil || m.result.Before != "" {
+	if m.last == nil || m.doubted() {
 		return nil
 	}
 	for _, f := range m.last.Files {

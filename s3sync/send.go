@@ -48,7 +48,7 @@ func (m *mirror) mirrored(ctx context.Context, name string) (f *File, size int64
 	}
 	defer blob.Close()
 	size = blob.Size()
-	if m.last == nil || m.result.Before != "" {
+	if m.last == nil || m.doubted() {
 		return nil, size, nil
 	}
 	was, ok := m.last.File(name)
@@ -170,7 +170,7 @@ func (m *mirror) sendText(ctx context.Context, name, key string, text []byte) er
 		m.texts = make(map[string][]byte)
 	}
 	m.texts[name] = text
-	if m.last != nil && m.result.Before == "" {
+	if m.last != nil && !m.doubted() {
 		if f, ok := m.last.File(name); ok && f.SHA256 == sum {
 			m.add(f)
 			return nil
@@ -230,7 +230,7 @@ func (m *mirror) send(ctx context.Context, name, key string, b Body, parts []Sum
 // put makes sure that there is an object of the bytes of b.
 func (m *mirror) put(ctx context.Context, key string, b Body, parts []Sum) (File, error) {
 	f := File{Size: b.Size, SHA256: b.SHA256}
-	if (m.journal.cut || m.result.Before != "") && m.names == nil { // it may be there, by a run that was cut short
+	if (m.journal.cut || m.doubted()) && m.names == nil { // it may be there, by a run that was cut short
 		same, o, err := holds(ctx, m.b.Objects, key, "", b)
 		if err == nil && !same {
 			return f, fmt.Errorf("%s: %w", key, ErrExists)

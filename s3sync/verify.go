@@ -180,6 +180,8 @@ type Listed struct {
 	Err    error // why it is no good; all but N is missing then
 	// Warnings tell what is wrong with its manifest, or that of its base, and was done without.
 	Warnings []error
+	// Broken says that the next generation was not made on top of this one.
+	Broken error
 }
 
 // Generations calls fn for the generations of a bucket, the newest first. Those that are newer
@@ -200,6 +202,7 @@ type walk struct {
 	seen map[string]bool // keys of files
 	bad  map[uint64]bool // generations that are no good
 	good bool            // one was seen that is listed
+	next *Generation     // the good one that was shown last
 }
 
 // copies shows the generations above n of which there is a second copy.
@@ -237,6 +240,10 @@ func (w *walk) show(ctx context.Context, n uint64, versions []Object) error {
 	}
 	l := Listed{N: n, Time: g.Time, Kind: g.Kind, Files: len(g.Files), Refs: len(g.Refs), Locked: g.Locked, Sum: g.Sum, Signer: g.Signer,
 		Warnings: g.Warnings()}
+	if w.next != nil {
+		l.Broken = w.next.follows(g)
+	}
+	w.next = g
 	for _, f := range g.Files {
 		l.Bytes += f.Size
 		if !w.seen[f.Key] {

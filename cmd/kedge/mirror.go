@@ -285,6 +285,9 @@ func (m *mirrorRun) one(ctx context.Context, j mirrorJob) (s3sync.MirrorResult, 
 	}
 	a.ui.done()
 	a.warnOf(j.to, r.Warnings)
+	for _, err := range r.Broken {
+		a.ui.line("warning: %s: %s: nothing in the last generation is believed", escape(j.to.String()), escapeText(err.Error()))
+	}
 	if r.Unknown > 0 {
 		a.ui.line("warning: %s: nothing in the state directory tells any more what was sent earlier: %s of the last generation are sent anew",
 			escape(j.to.String()), plural(int64(r.Unknown), "file"))

@@ -19,7 +19,9 @@ import (
 const mirrorVerifyHelp = `Verify compares every file of the newest generation (or that of --generation) with what
 its manifest says: that it is there, its size, and its SHA-256 as the store keeps it, which
 costs no egress. A store that does not keep it is told apart: then, and of all files now
-and then, --read-data reads a share of the files as well; with --turn, another share.`
+and then, --read-data reads a share of the files as well; with --turn, another share.
+Manifests name the hash of the one before: back to the one that the generation is based on
+that is compared, too.`
 
 func (a *app) mirrorVerifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -156,9 +158,19 @@ func (a *app) verifyMirror(ctx context.Context, b *s3sync.Bucket, at bucketAt, g
 	if err != nil {
 		return err
 	}
-	a.doc.result = verifyResult{g.N, r.Files, r.Bytes, r.Checked, r.Read, r.ReadBytes, r.Unknown, r.Damaged}
-	if r.Damaged > 0 {
+	broken, err := b.Breaks(ctx, g)
+	if err != nil {
+		return err
+	}
+	for _, err := range broken {
+		a.ui.line("error: %s: %s", escape(at.String()), escapeText(err.Error()))
+	}
+	a.doc.result = verifyResult{g.N, r.Files, r.Bytes, r.Checked, r.Read, r.ReadBytes, r.Unknown, r.Damaged, len(broken)}
+	switch {
+	case r.Damaged > 0:
 		return &codedError{exitDamaged, fmt.Errorf("generation %d is damaged: %s", g.N, plural(int64(r.Damaged), "file"))}
+	case len(broken) > 0:
+		return &codedError{exitDamaged, fmt.Errorf("generation %d: the manifests that it goes back to are not all what they were", g.N)}
 	}
 	if r.Unknown == 0 {
 		if err := a.noteVerified(at, g); err != nil {
@@ -187,4 +199,5 @@ type verifyResult struct {
 	BytesRead  int64  `json:"bytes_read"`
 	Unknown    int    `json:"unknown"`
 	Damaged    int    `json:"damaged"`
+	Broken     int    `json:"broken"`
 }

@@ -17,7 +17,8 @@ import (
 const mirrorStatusHelp = `Status lists the generations of a mirror, the newest first, with the time since each was
 made, what it holds, the key that signed it, and when 'kedge mirror verify' last found it
 to be as it should, if that ran here. A summary follows: how old the newest generation is
-that a mirror made, what all of them hold together, and the oldest that was not verified.`
+that a mirror made, what all of them hold together, and the oldest that was not verified.
+A manifest that is not the one whose hash the next one names was replaced: that is told.`
 
 func (a *app) mirrorStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -53,6 +54,9 @@ func (a *app) mirrorStatusCommand() *cobra.Command {
 				}
 				told[err.Error()] = true
 			}
+			if l.Broken != nil {
+				a.warnOf(at, []error{l.Broken})
+			}
 			at := verified[verifiedKey(l.N, l.Sum)]
 			sum.add(l, at, a.now())
 			return a.listGeneration(l, at)
@@ -73,6 +77,7 @@ type statusResult struct {
 	Newest      uint64 `json:"newest,omitempty"`
 	Generations int    `json:"generations"`
 	Unusable    int    `json:"unusable"`
+	Broken      int    `json:"broken"`
 	Bytes       int64  `json:"bytes"`
 	// Unverified is the oldest generation that was not verified.
 	Unverified     uint64 `json:"oldest_unverified,omitempty"`
@@ -84,6 +89,9 @@ func (s *statusResult) add(l s3sync.Listed, verified, now time.Time) {
 	if l.Err != nil {
 		s.Unusable++
 		return
+	}
+	if l.Broken != nil {
+		s.Broken++
 	}
 	s.Bytes += l.Own
 	if l.Kind == s3sync.Prune { // no mirror made it: it is the one before it again
@@ -110,6 +118,9 @@ func (a *app) printStatus(s statusResult) error {
 	if s.Unusable > 0 {
 		line += fmt.Sprintf("; %d unusable", s.Unusable)
 	}
+	if s.Broken > 0 {
+		line += fmt.Sprintf("; %s not the one that the next was made on top of", plural(int64(s.Broken), "generation"))
+	}
 	switch {
 	case s.Unverified != 0:
 		line += fmt.Sprintf("; the oldest not verified is %d, of %s", s.Unverified, s.UnverifiedTime)
@@ -133,6 +144,9 @@ func (a *app) listGeneration(l s3sync.Listed, verified time.Time) error {
 			j.Error = l.Err.Error()
 		} else {
 			j.Time = l.Time.UTC().Format(time.RFC3339)
+		}
+		if l.Broken != nil {
+			j.Broken = l.Broken.Error()
 		}
 		return a.doc.entry(a, j)
 	}
@@ -167,6 +181,7 @@ type statusEntry struct {
 	Signer     string `json:"signer,omitempty"`
 	Verified   string `json:"verified,omitempty"`
 	Error      string `json:"error,omitempty"`
+	Broken     string `json:"broken,omitempty"`
 }
 
 // When a generation was verified stands in the cache directory of who did it, in a file for
