@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/kedgebackup/kedge/repo"
 )
 
 // A manifest names the SHA-256 of the one before it, so whoever replaces one has to replace all
@@ -31,19 +29,13 @@ func (b *Bucket) Breaks(ctx context.Context, g *Generation) ([]error, error) {
 	if g.Kind != Diff {
 		last = g.N - 1
 	}
-	type found struct {
-		n        uint64
-		versions []Object
-		g        *Generation
-		err      error
-	}
-	var list []found
+	var list []candidate
 	b = b.shut()
 	err := b.manifests(ctx, keyManifests, b.Prefix+manifestKey(keyManifests, g.N), func(n uint64, versions []Object) error {
 		if n < last || len(list) > maxBreaks {
 			return errEnough
 		}
-		list = append(list, found{n: n, versions: versions})
+		list = append(list, candidate{n: n, versions: versions})
 		return nil
 	})
 	if err != nil && !errors.Is(err, errEnough) {
@@ -61,7 +53,7 @@ func (b *Bucket) Breaks(ctx context.Context, g *Generation) ([]error, error) {
 				broken = append(broken, err)
 			}
 			next = x.g
-		case ctx.Err() != nil || IsTemporary(x.err) || !damaged(x.err) && !errors.As(x.err, new(*repo.RefusedError)):
+		case aboutAttempt(ctx, x.err):
 			return nil, x.err
 		}
 	}

@@ -14,8 +14,18 @@ import (
 // Far above the newest good manifest a number is somebody's mischief: it does not count.
 const farAbove = 1_000_000
 
-// maxPassed bounds how many manifests that are no good are passed over.
-const maxPassed = 100
+// Manifests that are no good are passed over. There may be many that are as they should be, made
+// by savers whom this reader does not trust; and somebody who may write to the bucket, and no
+// more, may put as many as he likes there, of all of which something has to be read. So a few are
+// read one after the other, as the first is good nearly always, and more of them several at once:
+// half a minute for maxPassed of them, where a request takes 50 ms. Who then has found nothing
+// names a generation. passNamed is how many are named one by one.
+const (
+	maxPassed = 10_000
+	passFew   = 4
+	passBatch = 16
+	passNamed = 20
+)
 
 // errEnough ends a listing.
 var errEnough = errors.New("enough")
@@ -70,28 +80,62 @@ func (s *search) list(ctx context.Context, n uint64) error {
 	if n < ^uint64(0) {
 		after = s.b.Prefix + manifestKey(keyManifests, n+1)
 	}
+	var batch []candidate
 	err := s.b.manifests(ctx, keyManifests, after, func(n uint64, versions []Object) error {
-		g, err := s.b.load(ctx, n, versions)
-		if err == nil {
-			s.found = g
-			return errEnough
+		batch = append(batch, candidate{n: n, versions: versions})
+		if len(s.passed) >= passFew && len(batch) < passBatch {
+			return nil
 		}
-		if ctx.Err() != nil || IsTemporary(err) || !damaged(err) && !errors.As(err, new(*repo.RefusedError)) {
-			return err // it speaks of the attempt
-		}
-		if g == nil {
-			g = new(Generation)
-		}
-		g.N = n
-		if s.passed = append(s.passed, passedOver{g, err}); len(s.passed) == maxPassed {
-			return errEnough
-		}
-		return nil
+		err := s.read(ctx, batch)
+		batch = nil
+		return err
 	})
+	if err == nil {
+		err = s.read(ctx, batch)
+	}
 	if errors.Is(err, errEnough) {
 		return nil
 	}
 	return err
+}
+
+// candidate is a manifest that is listed.
+type candidate struct {
+	n        uint64
+	versions []Object
+	g        *Generation
+	err      error
+}
+
+// read reads manifests, the newest first, and takes the first good one. errEnough: there is one,
+// or too many are not.
+func (s *search) read(ctx context.Context, batch []candidate) error {
+	inParallel(len(batch), func(i int) {
+		batch[i].g, batch[i].err = s.b.load(ctx, batch[i].n, batch[i].versions)
+	})
+	for _, x := range batch {
+		if x.err == nil {
+			s.found = x.g
+			return errEnough
+		}
+		if aboutAttempt(ctx, x.err) {
+			return x.err
+		}
+		if x.g == nil {
+			x.g = new(Generation)
+		}
+		x.g.N, x.g.Files, x.g.Manifest.Files = x.n, nil, nil
+		if s.passed = append(s.passed, passedOver{x.g, x.err}); len(s.passed) >= maxPassed {
+			return errEnough
+		}
+	}
+	return nil
+}
+
+// aboutAttempt reports whether an error speaks of the attempt to read a manifest, and not of the
+// manifest.
+func aboutAttempt(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || IsTemporary(err) || !damaged(err) && !errors.As(err, new(*repo.RefusedError))
 }
 
 // copies goes through the second copies that are newer than what was found, but for those of
@@ -114,7 +158,7 @@ func (s *search) copies(ctx context.Context) error {
 			s.found = g
 			return errEnough
 		}
-		if ctx.Err() != nil || IsTemporary(err) || !damaged(err) && !errors.As(err, new(*repo.RefusedError)) {
+		if aboutAttempt(ctx, err) {
 			return err
 		}
 		if s.taken = append(s.taken, n); len(s.taken) == maxPassed {
@@ -134,21 +178,32 @@ func (s *search) result(err error) (*Generation, error) {
 	switch {
 	case err != nil:
 		return nil, err
+	case g == nil && len(s.passed) >= maxPassed:
+		return nil, fmt.Errorf("the newest %d manifests in %s are no good; --generation N reads an older one, and mirror status lists them: %w",
+			len(s.passed), s.b.Prefix, s.passed[0].err)
 	case g == nil && len(s.passed) > 0:
 		return nil, fmt.Errorf("no manifest in %s is good: %w", s.b.Prefix, s.passed[0].err)
 	case g == nil:
 		return nil, &repo.NotFoundError{What: "repository", Name: s.b.name()}
 	}
 	g.highest = g.N
+	more := 0
 	for _, p := range s.passed {
 		if p.g.N < g.N { // only a second copy is left of what was found
 			continue
 		}
-		g.Passed = append(g.Passed, fmt.Errorf("generation %d: %w", p.g.N, p.err))
+		if len(g.Passed) < passNamed {
+			g.Passed = append(g.Passed, fmt.Errorf("generation %d: %w", p.g.N, p.err))
+		} else {
+			more++
+		}
 		if p.g.N < g.N+farAbove {
 			g.highest = max(g.highest, p.g.N)
 			g.dropped = append(g.dropped, p.g.Drops...)
 		}
+	}
+	if more > 0 {
+		g.Passed = append(g.Passed, fmt.Errorf("%d more that are newer than generation %d are no good either", more, g.N))
 	}
 	for _, n := range s.taken {
 		if n < g.N+farAbove {

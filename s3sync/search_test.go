@@ -186,3 +186,48 @@ func TestLivingSecondCopy(t *testing.T) {
 		t.Errorf("%+v, %v", now, err)
 	}
 }
+
+// Others may have made any number of generations since, whom a reader does not trust, and somebody
+// may have put any number of fakes there: what counts is found all the same, the first few are
+// named, and the next run takes the number after them.
+func TestManyPassed(t *testing.T) {
+	ctx := context.Background()
+	const many = 150
+	m, s, key, other := newMemory(), newSource(t), mirrorKey(t), mirrorKey(t)
+	b := &s3sync.Bucket{Objects: m, Prefix: "b/", Check: s3sync.Trust(key.PublicKey())}
+	s.save(2)
+	signedRun(t, s, b, key, t.TempDir())
+	g, err := b.Latest(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := g.Manifest
+	for n := uint64(2); n < 2+many; n++ {
+		x.N, x.Signature = n, nil
+		text := x.Append(nil)
+		signature, err := s3sync.Sign(other, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text = append(text, signature...); n%2 == 0 {
+			text = []byte("rot")
+		}
+		m.objects[keyOf(b, "manifests", n)] = text
+	}
+	if g, err = b.Latest(ctx); err != nil || g.N != 1 || len(g.Passed) != 21 {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	for i, want := range map[int]string{0: "generation 151: ", 19: "generation 132: ", 20: "130 more"} {
+		if !strings.HasPrefix(g.Passed[i].Error(), want) {
+			t.Errorf("%d is %q, not %q", i, g.Passed[i], want)
+		}
+	}
+	s.save(2)
+	if r := signedRun(t, s, b, key, t.TempDir()); r.Generation != 2+many {
+		t.Errorf("%+v", r)
+	}
+	if g, err = b.Latest(ctx); err != nil || g.N != 2+many {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	s.check(b, g, 2)
+}
