@@ -65,6 +65,27 @@ func (u *Upkeep) Sessions(ctx context.Context) (int, error) {
 	return live, firstErr(ctx.Err(), err)
 }
 
+// quietPoll is how often Quiet looks.
+const quietPoll = 250 * time.Millisecond
+
+// Quiet waits until no session lives, at most as long as wait says, and returns how many do then.
+// Others begin meanwhile, so this is patience and no promise: Decide tells what nobody may take.
+func (u *Upkeep) Quiet(ctx context.Context, wait time.Duration) (int, error) {
+	end := time.Now().Add(wait)
+	for {
+		n, err := u.Sessions(ctx)
+		left := time.Until(end)
+		if err != nil || n == 0 || left <= 0 {
+			return n, err
+		}
+		select {
+		case <-ctx.Done():
+			return n, context.Cause(ctx)
+		case <-time.After(min(left, quietPoll)):
+		}
+	}
+}
+
 // liveSessions returns how many sessions live, and the packs that they rely on.
 func (d *Dir) liveSessions() (n int, relied map[pack.ID]bool, err error) {
 	relied = make(map[pack.ID]bool)

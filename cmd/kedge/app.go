@@ -252,7 +252,7 @@ func (a *app) commonFlags(cmd *cobra.Command) {
 	f.BoolVar(&c.json, "json", false, "print the result as one JSON object (docs/json.md)")
 	f.BoolVar(&c.noProgress, "no-progress", false, "show no progress, though standard error is a terminal")
 	f.IntVar(&c.cpu, "cpu", 0, "use at most `N` processors (default: all)")
-	f.DurationVar(&c.wait, "wait", 30*time.Second, "wait for locks of other programs at most this `TIME`: 90s, 10m")
+	f.DurationVar(&c.wait, "wait", 30*time.Second, "wait for locks and sessions of others at most this `TIME`: 90s, 10m")
 }
 
 // command completes the definition of a command: what it does is run.

@@ -28,7 +28,8 @@ and those that are pinned (kedge pin).
 
 What is left out can be brought back with --undo for 14 days. After that 'kedge gc'
 frees the room. Prune works in the directory of a repository, on the server that has
-it: clients cannot take anything away.
+it: clients cannot take anything away. Saves and restores that are under way are waited
+for (--wait).
 
 Without a rule on the command line those of the config file count, if the repository
 is one of its [server]. With --server all of them are pruned.
@@ -198,15 +199,17 @@ func (a *app) openOwn(ctx context.Context, what string) (*repo.Packs, error) {
 	return own.packs(), nil
 }
 
-// upkeep takes the right to take things away, while nobody is saving.
-func (a *app) upkeep(ctx context.Context, p *repo.Packs) (*repo.Upkeep, error) {
+// upkeep takes the right to take things away, once nobody is saving: sessions are waited for as
+// gc waits for them. A dry run takes nothing away, and waits for nobody.
+func (a *app) upkeep(ctx context.Context, p *repo.Packs, dry bool) (*repo.Upkeep, error) {
 	u, err := p.Upkeep(ctx)
-	if err != nil {
-		return nil, err
+	if err != nil || dry {
+		return u, err
 	}
-	n, err := u.Sessions(ctx)
+	n, err := u.Quiet(ctx, a.common.wait)
 	if err == nil && n > 0 {
-		err = &repo.BusyError{What: p.Path(), Hint: plural(int64(n), "session") + " live; what is saved now is not pruned"}
+		err = withHint(&repo.BusyError{What: p.Path(), Hint: plural(int64(n), "session") + " live; what is saved now is not pruned"},
+			"--wait 1h waits longer; nothing was changed")
 	}
 	if err != nil {
 		u.Close()
@@ -220,7 +223,7 @@ func (a *app) prune(ctx context.Context, p *repo.Packs, names []string, o *prune
 	if err := a.doc.begin(a, "prune"); err != nil {
 		return err
 	}
-	u, err := a.upkeep(ctx, p)
+	u, err := a.upkeep(ctx, p, o.dryRun)
 	if err != nil {
 		return err
 	}
@@ -315,7 +318,7 @@ func (a *app) printPlan(name string, plan *prune.Plan) error {
 
 // undoPrunes undoes the last prune of each name.
 func (a *app) undoPrunes(ctx context.Context, p *repo.Packs, names []string) error {
-	u, err := a.upkeep(ctx, p)
+	u, err := a.upkeep(ctx, p, false)
 	if err != nil {
 		return err
 	}

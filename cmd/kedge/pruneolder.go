@@ -153,7 +153,7 @@ func (a *app) pruneOlder(ctx context.Context, p *repo.Packs, o *olderOptions, si
 	if len(names) == 0 {
 		names = all
 	}
-	u, err := a.upkeep(ctx, p)
+	u, err := a.upkeep(ctx, p, o.pretend)
 	if err != nil {
 		return err
 	}

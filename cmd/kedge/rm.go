@@ -44,7 +44,7 @@ func (a *app) rmCommand() *cobra.Command {
 			return err
 		}
 		defer a.closeRepo(directory{p})
-		u, err := a.upkeep(ctx, p)
+		u, err := a.upkeep(ctx, p, false)
 		if err != nil {
 			return err
 		}

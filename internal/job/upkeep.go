@@ -326,7 +326,7 @@ func (k *Keeper) prune(ctx context.Context, p *repo.Packs, name string) (string,
 		return "", skipBusy(err)
 	}
 	defer func() { _ = u.Close() }()
-	if n, err := u.Sessions(ctx); err != nil {
+	if n, err := u.Quiet(ctx, k.Wait); err != nil {
 		return "", err
 	} else if n > 0 {
 		return "", &skippedError{fmt.Sprintf("%d sessions are working on it", n)}

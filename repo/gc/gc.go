@@ -269,22 +269,11 @@ func (c *collector) tell() {
 
 // quiet waits until no session lives.
 func (c *collector) quiet(ctx context.Context) error {
-	end := time.Now().Add(c.o.Wait)
-	for {
-		n, err := c.u.Sessions(ctx)
-		if err != nil || n == 0 {
-			return err
-		}
-		left := time.Until(end)
-		if left <= 0 {
-			return &BusyError{n}
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(min(left, time.Second)):
-		}
+	n, err := c.u.Quiet(ctx, c.o.Wait)
+	if err == nil && n > 0 {
+		err = &BusyError{n}
 	}
+	return err
 }
 
 // empty deletes from the trash what has been there long enough.
