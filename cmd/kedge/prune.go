@@ -108,7 +108,7 @@ func (a *app) fromConfig(o *pruneOptions, p *repo.Packs) error {
 	if err != nil {
 		return err
 	}
-	if c.Server == nil || filepath.Clean(c.Server.Root) != filepath.Dir(p.Path()) {
+	if !isRootOf(c.Server, filepath.Dir(p.Path())) {
 		return noRule
 	}
 	o.configured = func(name string) (prune.Rules, bool, error) {

@@ -149,14 +149,19 @@ func (a *app) exists(file string) bool {
 func (a *app) loadConfig(file string) (*job.Config, error) {
 	file = a.configFile(file)
 	c, err := job.Load(a.FS, file)
-	if err != nil {
-		var bad *job.ConfigError
-		if errors.As(err, &bad) {
-			return nil, withHint(&codedError{exitUsage, err}, "'kedge config check' says all that is wrong")
-		}
-		return nil, withHint(&codedError{exitUsage, err}, "'kedge config init' prints a config file for this host")
+	return c, configError(err)
+}
+
+// configError says what to do about a config file that cannot be read.
+func configError(err error) error {
+	if err == nil {
+		return nil
 	}
-	return c, nil
+	hint := "'kedge config init' prints a config file for this host"
+	if errors.As(err, new(*job.ConfigError)) {
+		hint = "'kedge config check' says all that is wrong"
+	}
+	return withHint(&codedError{exitUsage, err}, hint)
 }
 
 // jobWorld is what runs of jobs need of this program.

@@ -75,7 +75,7 @@ func (a *app) serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if s != nil && own == filepath.Clean(s.Root) { // the command line comes first
+		if isRootOf(s, own) { // the command line comes first
 			if s.Listen != "" && !f.Changed("listen") {
 				o.listen = s.Listen
 			}

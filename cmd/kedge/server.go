@@ -105,7 +105,7 @@ func (a *app) serverRoot(root string) (string, error) {
 // are where that is told.
 func (a *app) usualQuota(root string) int64 {
 	s, err := a.configuredServer()
-	if err != nil || s == nil || filepath.Clean(s.Root) != root {
+	if err != nil || !isRootOf(s, root) {
 		return 0
 	}
 	return s.QuotaBytes()

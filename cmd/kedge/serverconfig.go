@@ -23,13 +23,25 @@ func (a *app) configuredServer() (*job.Server, error) {
 	if !a.exists(file) {
 		return nil, nil
 	}
-	c, err := a.loadConfig("")
+	s, err := job.LoadServer(a.FS, file)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, nil
-	} else if err != nil {
-		return nil, err
 	}
-	return c.Server, nil
+	return s, configError(err)
+}
+
+// isRootOf reports whether a directory is the root of a configured server, by whatever name.
+func isRootOf(s *job.Server, root string) bool {
+	if s == nil {
+		return false
+	}
+	want := filepath.Clean(s.Root)
+	if want == root {
+		return true
+	}
+	x, err := filepath.EvalSymlinks(want)
+	y, yerr := filepath.EvalSymlinks(root)
+	return err == nil && yerr == nil && x == y
 }
 
 // A disk that is so full is no longer fit for a night: saves fail for want of room, and gc

@@ -38,6 +38,9 @@ func TestRemoteRoles(t *testing.T) {
 			roleNames(t, s, w, src)
 			roleNoRead(t, s, w, src)
 			roleQuota(t, s, w)
+			if s.bin != "" {
+				roleUsualQuota(t, s, w)
+			}
 			gitClean(t, s.root+"/build")
 		})
 	}
@@ -206,4 +209,26 @@ func roleQuota(t *testing.T, s *server, w way) {
 		t.Errorf("save with a larger quota: exit %d\n%s", r.code, r.err)
 	}
 	same(t, take(t, src), small.restored(t, src))
+}
+
+// roleUsualQuota: behind OpenSSH the quota of the config file is that of keys whose line has none.
+// kedge serve reads the file when it starts, which its script looks at.
+func roleUsualQuota(t *testing.T, s *server, w way) {
+	usual, large := s.addClient(t, w.ssh, "usual", "append"), s.addClient(t, w.ssh, "large", "append", "--quota", "20M")
+	src, noise := mkdir(t, t.TempDir(), "src"), make([]byte, 3<<20)
+	_, _ = rand.NewChaCha8([32]byte{2}).Read(noise)
+	write(t, src+"/noise", noise)
+	write(t, s.config(), fmt.Appendf(nil, "[server]\nroot = %q\nquota = \"2M\"\n", s.root))
+	usual.run(t, "init")
+	if r := usual.save(t, src); r.code != 6 || !strings.Contains(r.err, "quota") || !strings.Contains(r.err, "2097152 are allowed") {
+		t.Errorf("a save beyond the quota of the config: exit %d\n%s", r.code, r.err)
+	}
+	large.run(t, "init")
+	if r := large.save(t, src); r.code != 0 {
+		t.Errorf("a key with a quota of its own: exit %d\n%s", r.code, r.err)
+	}
+	check(t, os.Remove(s.config()))
+	if r := usual.save(t, src); r.code != 0 {
+		t.Errorf("without a config: exit %d\n%s", r.code, r.err)
+	}
 }

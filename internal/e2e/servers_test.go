@@ -68,6 +68,9 @@ func (s *server) keygen(t testing.TB, name string) string {
 
 func (s *server) authorized() string { return filepath.Join(s.root, ".kedge", "authorized_keys") }
 
+// config is what a forced command takes for the config file, if a test has written it.
+func (s *server) config() string { return filepath.Join(s.keys, "kedge.toml") }
+
 func freePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -103,8 +106,8 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin forced-commands-only
 MaxStartups 200
-SetEnv KEDGE_ROOT=%s PATH=%s:%s TZ=UTC SHLVL=2
-`, s.port, s.keys, s.authorized(), s.root, bin, os.Getenv("PATH")))
+SetEnv KEDGE_ROOT=%s KEDGE_CONFIG=%s PATH=%s:%s TZ=UTC SHLVL=2
+`, s.port, s.keys, s.authorized(), s.root, s.config(), bin, os.Getenv("PATH")))
 	s.start = func() *exec.Cmd { return exec.Command(sshd, "-D", "-e", "-f", config) }
 	s.up(t)
 	return s

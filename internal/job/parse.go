@@ -57,6 +57,18 @@ func Load(fsys *fsx.FS, file string) (*Config, error) {
 	return c, c.check(file)
 }
 
+// LoadServer reads the section [server] of a config file; nil: it has none. Files that are
+// included hold jobs and nothing else, and may be such that who serves cannot read them: they are
+// not looked at.
+func LoadServer(fsys *fsx.FS, file string) (*Server, error) {
+	c := new(Config)
+	if err := loadFile(fsys, file, c); err != nil {
+		return nil, err
+	}
+	c.defaults()
+	return c.Server, c.check(file)
+}
+
 // loadFile reads one file. A file with secrets in it, or that somebody else may change, would
 // make others masters of what root runs.
 func loadFile(fsys *fsx.FS, file string, c *Config) error {
