@@ -217,10 +217,11 @@ func (d *Dir) Close() error {
 // dirPending is a file without a name in the repository yet.
 type dirPending struct {
 	*fsx.File
-	d      *Dir
-	closed bool
-	done   bool
-	err    error // sticky
+	d       *Dir
+	passing bool // nobody reads it soon
+	closed  bool
+	done    bool
+	err     error // sticky
 }
 
 // Commit gives the file its name:
@@ -322,6 +323,9 @@ func (w *dirPending) finish(name string) error {
 	}
 	if err := w.Sync(); err != nil {
 		return err
+	}
+	if w.passing {
+		w.DropCache(0, 0)
 	}
 	w.closed = true
 	return w.File.Close()

@@ -45,6 +45,18 @@ func (h handle) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// prefetch asks for bytes that are read soon, of a Store that can begin to read them.
+func (h handle) prefetch(off, n int64) {
+	f, err := h.files.acquire(h.name)
+	if err != nil {
+		return // the read says why
+	}
+	if disk, ok := f.blob.(interface{ Prefetch(off, n int64) }); ok {
+		disk.Prefetch(off, n)
+	}
+	h.files.release(f)
+}
+
 // acquire returns the file open; release must follow.
 func (fs *files) acquire(name string) (*openFile, error) {
 	fs.mu.Lock()

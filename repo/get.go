@@ -173,6 +173,9 @@ func (p *Packs) getRanges(ctx context.Context, ids []pack.ID, want []wanted, fn 
 				if k > 0 {
 					start = ends[k-1]
 				}
+				if soon := k + workers; soon < len(ends) && p.far == nil {
+					p.prefetch(want[ends[soon-1]:ends[soon]])
+				}
 				if err := p.getRange(ctx, ids, want[start:ends[k]], fn); err != nil {
 					cancel(err)
 				}
@@ -181,6 +184,12 @@ func (p *Packs) getRanges(ctx context.Context, ids []pack.ID, want []wanted, fn 
 	}
 	wg.Wait()
 	return context.Cause(ctx)
+}
+
+// prefetch has the disk read what getRange will read, while others are worked on.
+func (p *Packs) prefetch(want []wanted) {
+	first, last := want[0], want[len(want)-1]
+	handle{&p.files, first.file.packName()}.prefetch(first.off, last.off+tailGuess-first.off)
 }
 
 // getRange reads neighbouring objects with one read and gives them to fn.

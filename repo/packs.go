@@ -40,6 +40,8 @@ type Packs struct {
 	config   Config
 	readOnly bool
 	files    files
+	hold     atomic.Int64 // bytes of idx files that may be held
+	held     atomic.Int64 // and are, or were; see makeRoom
 
 	table  atomic.Pointer[table]
 	recent atomic.Pointer[packFile] // where the last object was found
@@ -77,6 +79,7 @@ type packFile struct {
 	damage  atomic.Pointer[error]
 	checked atomic.Bool // its idx was compared with its checksum
 	misses  misses
+	held    atomic.Pointer[heldIdx] // what idx reads
 
 	mu    sync.Mutex
 	ready atomic.Bool // idx and pack are set
@@ -117,6 +120,7 @@ type midxFile struct {
 // newPacks returns a Packs that has not looked at its packs yet.
 func newPacks(store Store, dir *Dir, c Config, readOnly bool) *Packs {
 	p := &Packs{store: store, dir: dir, desk: dir, config: c, readOnly: readOnly, warnings: make(map[string]error)}
+	p.hold.Store(defaultHold)
 	p.keeper = dir
 	p.far, _ = store.(FarStore)
 	p.files = files{store: store, open: make(map[string]*list.Element)}
@@ -386,7 +390,8 @@ func (p *Packs) lost(f *packFile, err error) error {
 }
 
 func (p *Packs) tryOpen(f *packFile) error {
-	idx, err := pack.OpenIdx(f.idxName(), handle{&p.files, f.idxName()}, f.idxSize)
+	held := &heldIdx{handle: handle{&p.files, f.idxName()}, p: p, f: f}
+	idx, err := pack.OpenIdx(f.idxName(), held, f.idxSize)
 	if err != nil {
 		return err
 	}
@@ -402,6 +407,7 @@ func (p *Packs) tryOpen(f *packFile) error {
 		return &pack.CorruptError{File: f.idxName(), Off: -1, Reason: fmt.Sprintf("%d objects, its pack has %d", idx.Len(), pk.Len())}
 	}
 	f.idx, f.pack = idx, pk
+	f.held.Store(held)
 	return nil
 }
 

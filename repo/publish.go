@@ -37,6 +37,10 @@ func (s *session) publish(ctx context.Context, n *newPack) error {
 	if f.idxSize, err = index.WriteTo(out); err != nil {
 		return err
 	}
+	// Who saves has no use for the pages of a pack; who sends it on to a depot has.
+	if w, ok := n.out.(*dirPending); ok && s.p.depot == nil {
+		w.passing = n.w.Size() >= passingMin
+	}
 	if together, ok := n.out.(pairer); ok {
 		err = together.commitPair(f.packName(), out, f.idxName())
 	} else if err = n.out.Commit(f.packName()); err == nil {
@@ -63,6 +67,10 @@ func (s *session) publish(ctx context.Context, n *newPack) error {
 	}
 	return s.list(ctx, n)
 }
+
+// passingMin is the size from which a pack is dropped from the page cache when it is
+// on the disk. What a night adds to a quiet machine may as well stay.
+const passingMin = 16 << 20
 
 // pairer is what a Pending implements that can be committed with another one
 // at less cost.

@@ -6,11 +6,17 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"testing/iotest"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
 	"github.com/kedgebackup/kedge/internal/fsx/fault"
@@ -315,4 +321,51 @@ func TestStartSync(t *testing.T) {
 		t.Errorf("after a failed write: %v", err)
 	}
 	_ = file.Close()
+}
+
+// resident returns how many bytes of a file are in memory.
+func resident(t *testing.T, name string) int {
+	t.Helper()
+	out, err := exec.Command("fincore", "--bytes", "--noheadings", "--output", "RES", name).Output()
+	must(t, err)
+	n, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	must(t, err)
+	return n
+}
+
+// TestDropCache: what is synced leaves the page cache, what comes after it stays, and
+// the bytes are the same.
+func TestDropCache(t *testing.T) {
+	name := t.TempDir() + "/f"
+	var st unix.Statfs_t
+	must(t, unix.Statfs(filepath.Dir(name), &st))
+	if !slices.Contains([]int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC}, int64(st.Type)) {
+		t.Skip("who knows what this file system does with advice")
+	}
+	if _, err := exec.LookPath("fincore"); err != nil {
+		t.Skip(err)
+	}
+	const size = 4 << 20
+	data := bytes.Repeat([]byte("kedge!!\n"), size/8)
+	file, err := new(fsx.FS).Create(name, 0o666)
+	must(t, err)
+	defer file.Close()
+	_, err = file.Write(data)
+	must(t, err)
+	must(t, file.Sync())
+	if n := resident(t, name); n != size {
+		t.Skipf("%d bytes of %d are in memory before", n, size)
+	}
+	file.DropCache(0, size/2)
+	if n := resident(t, name); n < size/2 || n > size/2+size/8 {
+		t.Errorf("%d bytes are in memory, want %d", n, size/2)
+	}
+	file.DropCache(0, 0)
+	if n := resident(t, name); n > size/8 {
+		t.Errorf("%d bytes are in memory, want none", n)
+	}
+	got := make([]byte, size)
+	if _, err := file.ReadAt(got, 0); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("other bytes, %v", err)
+	}
 }

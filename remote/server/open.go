@@ -9,6 +9,10 @@ import (
 	"github.com/kedgebackup/kedge/repo"
 )
 
+// holdIdx is how many bytes of idx files a session keeps in memory: what 32 MiB for all
+// of it leave, in which an upload has 12.
+const holdIdx = 4 << 20
+
 // open chooses the repository that the client calls path, in place of one chosen
 // before. With create one that is not there is made, if the client may write; created
 // says whether. A repository that the grant does not name and one that does not exist
@@ -39,6 +43,7 @@ func (s *session) open(ctx context.Context, path string, create *repo.InitOption
 		p.Close()
 		return false, err
 	}
+	p.HoldIdx(holdIdx)
 	s.repo, s.name = p, name
 	return created, nil
 }

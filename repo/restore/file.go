@@ -214,6 +214,10 @@ func (f *file) complete(r *run, t *fsx.Target) {
 			return
 		}
 	}
+	if err := r.trail.complete(t, f.end.Load()); err != nil {
+		f.fail(r, err)
+		return
+	}
 	a, err := r.applier()
 	if err != nil {
 		f.fail(r, err)

@@ -35,6 +35,7 @@ type run struct {
 
 	dirs  dirCache // of the goroutine that works on windows
 	slabs slabs
+	trail trail
 
 	mu    sync.Mutex         // holds what follows, and what linkSets hold
 	zeros map[pack.ID]int64  // chunks of zero bytes only, and their sizes
@@ -80,6 +81,7 @@ func (r *run) close() {
 		f.target.Close()
 	}
 	r.dirs.close()
+	r.trail.close()
 }
 
 // applier returns an Applier that nobody else uses; free gives it back.

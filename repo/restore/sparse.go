@@ -18,12 +18,12 @@ var zeroBlock [holeSize]byte
 // write writes body at off, but for holes.
 func (f *file) write(r *run, t *fsx.Target, body []byte, off int64) error {
 	if !r.Sparse {
-		return f.writeData(t, body, off)
+		return f.writeData(r, t, body, off)
 	}
 	for len(body) > 0 {
 		n := dataLen(body, off)
 		if n > 0 {
-			if err := f.writeData(t, body[:n], off); err != nil {
+			if err := f.writeData(r, t, body[:n], off); err != nil {
 				return err
 			}
 		}
@@ -34,9 +34,12 @@ func (f *file) write(r *run, t *fsx.Target, body []byte, off int64) error {
 }
 
 // writeData writes body at off.
-func (f *file) writeData(t *fsx.Target, body []byte, off int64) error {
+func (f *file) writeData(r *run, t *fsx.Target, body []byte, off int64) error {
 	n, err := t.WriteAt(body, off)
 	raise(&f.end, off+int64(n))
+	if err == nil {
+		err = r.trail.wrote(t, off, int64(n))
+	}
 	return err
 }
 

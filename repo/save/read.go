@@ -125,10 +125,27 @@ func (f *feeder) contents(ctx context.Context, src Extents, st fsx.Stat) (int64,
 	return n, err
 }
 
+// prefetchStep is how much of a large file the kernel is asked for at once, half of it at
+// least before it is read. The kernel itself reads 128 KiB ahead of us, and lets us wait for a disk
+// that could do more: of a file that was not in memory a save took a quarter longer.
+const prefetchStep = 4 << 20
+
+// prefetcher is what can be asked for what is read soon. An fsx.Source is one.
+type prefetcher interface{ Prefetch(off, n int64) }
+
 // extent reads from off to end, or to where the file ends now.
 func (f *feeder) extent(ctx context.Context, src io.ReaderAt, off, end int64) (int64, error) {
-	from := off
+	from, ahead := off, off
+	disk, ok := src.(prefetcher)
+	if !ok || end-off < prefetchStep/2 {
+		ahead = end
+	}
 	for off < end {
+		if ahead < end && off+prefetchStep/2 >= ahead {
+			n := min(prefetchStep, end-ahead)
+			disk.Prefetch(ahead, n)
+			ahead += n
+		}
 		room, err := f.room(ctx)
 		if err != nil {
 			return off - from, err

@@ -425,3 +425,56 @@ func TestFrownedIsSmall(t *testing.T) {
 		t.Errorf("%d names, %d ids", len(f.names), len(f.ids))
 	}
 }
+
+// A slowDisk writes down what it is asked for and what is read of it.
+type slowDisk struct {
+	data       []byte
+	asked      int64
+	got        int64
+	calls      int
+	unprepared int // reads of what was not asked for
+}
+
+func (d *slowDisk) Prefetch(off, n int64) {
+	d.calls++
+	if off == d.asked {
+		d.asked += n
+	}
+}
+
+func (d *slowDisk) ReadAt(p []byte, off int64) (int, error) {
+	n := copy(p, d.data[off:])
+	if d.got = off + int64(n); d.got > d.asked {
+		d.unprepared++
+	}
+	return n, nil
+}
+
+// All of a large file is asked for before it is read, once, and nothing behind its
+// end; a small file is not worth it.
+func TestPrefetch(t *testing.T) {
+	for _, c := range []struct{ size, calls int }{
+		{prefetchStep/2 - 1, 0}, {prefetchStep / 2, 1}, {prefetchStep, 1}, {prefetchStep + 1, 2}, {5*prefetchStep - 7, 5},
+	} {
+		b := newBench(t, "rabin:13")
+		disk := &slowDisk{data: noise(1, c.size)}
+		_, err := b.drive(func(f *feeder, ctx context.Context) error {
+			n, err := f.extent(ctx, disk, 0, int64(c.size))
+			if err == nil && n != int64(c.size) {
+				err = fmt.Errorf("%d bytes, want %d", n, c.size)
+			}
+			if err == nil {
+				f.cut(true)
+				src := &source{src: "/d", dst: "/d", alone: true}
+				err = errors.Join(
+					f.put(ctx, item{kind: fileItem, n: n, src: src, rec: index.Record{Path: "/d/f"}, st: fsx.Stat{Mode: 0o100644}}),
+					f.put(ctx, item{kind: dirItem, src: src, rec: index.Record{Path: "/d"}, st: fsx.Stat{Mode: 0o040755}}))
+			}
+			return err
+		})
+		must(t, err)
+		if disk.calls != c.calls || c.calls > 0 && (disk.asked != int64(c.size) || disk.unprepared > 0) {
+			t.Errorf("%d bytes: asked for %d in %d calls, %d reads came before", c.size, disk.asked, disk.calls, disk.unprepared)
+		}
+	}
+}
