@@ -64,7 +64,8 @@ func (g *Generation) allDrops() []Drop {
 	return slices.CompactFunc(all, func(a, b Drop) bool { return a.Key == b.Key })
 }
 
-// At returns generation n.
+// At returns generation n. Of a store that lists versions the oldest good manifest is taken, as
+// by Latest, which costs a listing: nothing else was listed here.
 func (b *Bucket) At(ctx context.Context, n uint64) (*Generation, error) {
 	g, err := b.load(ctx, n, nil)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -88,7 +89,7 @@ func (b *Bucket) named(g *Generation) *Generation {
 func (b *Bucket) name() string { return path.Base("/" + strings.TrimSuffix(b.Prefix, "/")) }
 
 // load reads a generation, and the one it is based on. versions are those of its manifest;
-// nil: they are not known. One that is not trusted is returned with the error.
+// nil: they are listed. One that is not trusted is returned with the error.
 func (b *Bucket) load(ctx context.Context, n uint64, versions []Object) (*Generation, error) {
 	g, err := b.either(ctx, n, versions)
 	if err != nil {
@@ -97,11 +98,9 @@ func (b *Bucket) load(ctx context.Context, n uint64, versions []Object) (*Genera
 	if g.Kind != Diff {
 		return b.named(g), nil
 	}
-	var copies []Object
-	if g.version != "" { // the bucket keeps versions
-		if copies, err = b.copiesOf(ctx, b.Prefix+manifestKey(keyManifests, g.Base)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("its base %d: %w", g.Base, err)
-		}
+	var copies []Object  // to be listed
+	if g.version == "" { // the bucket keeps none: this would be a request for nothing
+		copies = []Object{{Key: b.Prefix + manifestKey(keyManifests, g.Base)}}
 	}
 	base, err := b.either(ctx, g.Base, copies)
 	if err != nil {
@@ -116,15 +115,12 @@ func (b *Bucket) load(ctx context.Context, n uint64, versions []Object) (*Genera
 	return b.named(g), nil
 }
 
-// oldest reads the oldest version of a manifest that is good.
+// oldest reads the oldest version of a manifest that is good. versions nil: they are listed, be
+// there something under the key or not, as the newest may have been put on top of the good one.
 func (b *Bucket) oldest(ctx context.Context, dir string, n uint64, versions []Object) (*Generation, error) {
-	key := b.Prefix + manifestKey(dir, n)
 	if versions == nil {
-		g, err := b.manifest(ctx, Object{Key: key}, n)
-		if _, ok := versionedOf(b.Objects); !ok || !errors.Is(err, fs.ErrNotExist) {
-			return g, err
-		}
-		if versions, err = b.copiesOf(ctx, key); err != nil {
+		var err error
+		if versions, err = b.copiesOf(ctx, b.Prefix+manifestKey(dir, n)); err != nil {
 			return nil, err
 		}
 	}

@@ -219,7 +219,7 @@ func (g *Generation) Warnings() []error {
 }
 
 // either reads a manifest without its base, or its second copy if the first is damaged or
-// lost. versions are those of the first; nil: they are looked up if it is lost.
+// lost. versions are those of the first; nil: they are listed, as those of the second are.
 func (b *Bucket) either(ctx context.Context, n uint64, versions []Object) (*Generation, error) {
 	g, err := b.oldest(ctx, keyManifests, n, versions)
 	if !errors.As(err, new(*pack.CorruptError)) && !errors.Is(err, fs.ErrNotExist) {
@@ -244,11 +244,11 @@ func (b *Bucket) putBack(ctx context.Context, g *Generation, begin func(context.
 	if g == nil || !g.lost {
 		return nil
 	}
-	text, err := ReadAll(ctx, b.Objects, b.Prefix+manifestKey(keyBases, g.N), "", maxManifest)
+	text, err := ReadAll(ctx, b.Objects, b.Prefix+manifestKey(keyBases, g.N), g.version, maxManifest)
 	if err != nil {
 		return err
 	}
-	if SumOf(text) != g.Sum { // the store keeps versions, and an older one is the good one
+	if SumOf(text) != g.Sum { // replaced since, where the store keeps no versions
 		return nil
 	}
 	if err := begin(ctx); err != nil {

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 
 	"github.com/minio/minio-go/v7"
+
+	"github.com/kedgebackup/kedge/repo"
 )
 
 // Who may delete objects of a bucket that keeps versions, but no versions, hides what is there
@@ -81,9 +83,13 @@ func (b *Bucket) manifests(ctx context.Context, dir, after string, fn func(n uin
 	return err
 }
 
-// copiesOf returns the versions of a manifest: of a bucket that keeps none, what the key
-// stands for.
+// copiesOf returns the versions of a manifest. Of a store that lists none, or nothing to us, it
+// is what the key stands for, of which nobody knows yet whether it is there.
 func (b *Bucket) copiesOf(ctx context.Context, key string) ([]Object, error) {
+	latest := []Object{{Key: key}}
+	if _, ok := versionedOf(b.Objects); !ok {
+		return latest, nil
+	}
 	var list []Object
 	g := byKey{fn: func(l []Object) error {
 		if l[0].Key == key {
@@ -95,8 +101,11 @@ func (b *Bucket) copiesOf(ctx context.Context, key string) ([]Object, error) {
 	if err == nil {
 		err = g.flush()
 	}
-	if errors.Is(err, errEnough) {
+	switch {
+	case errors.Is(err, errEnough):
 		err = nil
+	case errors.As(err, new(*repo.RefusedError)):
+		return latest, nil
 	}
 	if err == nil && list == nil {
 		err = &fs.PathError{Op: "get", Path: key, Err: fs.ErrNotExist}
