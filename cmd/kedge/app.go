@@ -52,7 +52,6 @@ type common struct {
 	wait       time.Duration
 	reach      reach
 	store      store
-	state      string // directory of what jobs remember, from the config file
 }
 
 // counter is an option that may be given several times.

@@ -64,7 +64,7 @@ func (a *app) configCheckCommand() *cobra.Command {
 			found := a.checkJob(j)
 			if way := j.Repository + "\x00" + j.SSHKey; !asked[way] {
 				asked[way] = true
-				found = append(found, a.checkRepository(ctx, j)...)
+				found = append(found, a.checkRepository(ctx, c.State, j)...)
 			}
 			for _, err := range found {
 				problems = append(problems, fmt.Errorf("job %s: %w", j.Job, err))
@@ -142,10 +142,8 @@ func (a *app) checkJob(j *job.Job) (problems []error) {
 }
 
 // checkRepository opens the repository of a job and looks whether it may be written to.
-func (a *app) checkRepository(ctx context.Context, j *job.Job) []error {
-	if err := a.reachJob(j); err != nil {
-		return []error{err}
-	}
+func (a *app) checkRepository(ctx context.Context, state string, j *job.Job) []error {
+	a.reachJob(state, j)
 	at, err := a.place()
 	if err != nil {
 		return []error{err}

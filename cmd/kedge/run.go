@@ -83,7 +83,7 @@ func (a *app) runCommand() *cobra.Command {
 			return err
 		}
 		w.Save = func(ctx context.Context, j *job.Job, p *job.Plan) (job.Saved, error) {
-			return a.savePart(ctx, j, p, kits)
+			return a.savePart(ctx, w.State, j, p, kits)
 		}
 		if err := a.doc.begin(a, "run"); err != nil {
 			return err
@@ -166,7 +166,6 @@ func configError(err error) error {
 
 // jobWorld is what runs of jobs need of this program.
 func (a *app) jobWorld(state string) *job.World {
-	a.common.state = state
 	self, err := os.Executable()
 	if err != nil {
 		self = "kedge"
@@ -243,8 +242,9 @@ func reportLine(r *job.Report) string {
 }
 
 // savePart walks and saves one part of a job, with the kit that is its own.
-func (a *app) savePart(ctx context.Context, j *job.Job, p *job.Plan, kits []job.Kit) (job.Saved, error) {
-	if err := a.reachJob(j); err != nil {
+func (a *app) savePart(ctx context.Context, state string, j *job.Job, p *job.Plan, kits []job.Kit) (job.Saved, error) {
+	a.reachJob(state, j)
+	if err := a.FS.MkdirAll(a.common.dir, 0o700); err != nil {
 		return job.Saved{}, err
 	}
 	file := filepath.Join(a.common.dir, "index")
@@ -297,19 +297,16 @@ func (a *app) savePart(ctx context.Context, j *job.Job, p *job.Plan, kits []job.
 }
 
 // reachJob makes the repository of a job that of this run, and keeps its index apart: an index
-// is locked while it is used, and jobs may run at the same time.
-func (a *app) reachJob(j *job.Job) error {
-	dir := filepath.Join(a.common.state, "jobs", j.Job)
-	if err := a.FS.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	a.common.dir, a.common.remote = dir, j.Repository
+// is locked while it is used, and jobs may run at the same time. Nothing is made here: who only
+// looks may not be allowed to. state is a parameter, as a field that is not set yet would lead to
+// the working directory.
+func (a *app) reachJob(state string, j *job.Job) {
+	a.common.dir, a.common.remote = filepath.Join(state, "jobs", j.Job), j.Repository
 	a.common.reach.ssh, a.common.reach.knownHosts, a.common.reach.keys = j.SSH, j.KnownHosts, nil
 	if j.SSHKey != "" {
 		a.common.reach.keys = []string{j.SSHKey}
 	}
 	a.common.store.endpoint, a.common.store.region = j.Endpoint, j.Region
-	return nil
 }
 
 // guardCommand is the guardian, which job.Run starts.

@@ -35,9 +35,7 @@ func (a *app) reverse(ctx context.Context, c *job.Config, jobs []string, o rever
 	if err != nil {
 		return err
 	}
-	if err := a.reachJob(src.job); err != nil {
-		return err
-	}
+	a.reachJob(c.State, src.job)
 	r, err := a.open(ctx, true)
 	if err != nil {
 		return err

@@ -216,3 +216,17 @@ func TestMakeGoodWaitsForTheDying(t *testing.T) {
 	}
 	s.wants("resume, finally 1")
 }
+
+// A state directory that nobody has named is not the working directory.
+func TestHoldNowhere(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, state := range []string{"", "state"} {
+		if lock, err := Hold(&fsx.FS{}, state, "j"); err == nil {
+			t.Errorf("%q: a lock", state)
+			lock.Unlock()
+		}
+	}
+	if list, err := os.ReadDir("."); err != nil || len(list) > 0 {
+		t.Errorf("%v, %v", list, err)
+	}
+}

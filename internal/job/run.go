@@ -191,6 +191,9 @@ func (r *run) locked(ctx context.Context) error {
 // Hold takes the lock of a job: nothing is dumped while somebody reads a dump again, and the
 // other way round. A *BusyError says that it runs.
 func Hold(fsys *fsx.FS, state, job string) (*fsx.Lock, error) {
+	if !filepath.IsAbs(state) { // "", too: it would be somewhere below the working directory
+		return nil, fmt.Errorf("the state directory %q is not absolute", state)
+	}
 	if err := fsys.MkdirAll(filepath.Join(state, dirRun), 0o700); err != nil {
 		return nil, err
 	}
