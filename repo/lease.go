@@ -55,7 +55,8 @@ func takeLease(ctx context.Context, d *Dir, promised []string) (*lease, error) {
 	defer maint.Unlock()
 	id := randomName(16)
 	l := &lease{file: d.name(dirSessions + "/" + id), tmp: d.name(dirTmp + "/" + id)}
-	if l.lock, err = d.fs.Lock(l.file, fsx.Exclusive, 0); err != nil {
+	// Who cleans up may look just now whether the file is a dead one's, and remove it.
+	if l.lock, err = d.fs.Lock(l.file, fsx.Exclusive, lockPatience); err != nil {
 		return nil, err
 	}
 	if err = l.promise(promised); err == nil {
