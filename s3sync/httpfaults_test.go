@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -156,43 +157,53 @@ func testMirrorHTTPFaultMatrix(t *testing.T, lock func(*s3sync.Bucket) *s3sync.B
 	w.whole("count", bucket("count/"))
 	first := generationOne(t, store, "count/")
 	for k := range requests {
-		for i, how := range failures {
-			for _, forever := range []bool{false, true} {
-				if how == failTimeout && !full || !full && (int(k)+i)%24 != 0 {
-					continue
-				}
-				ran++
-				what := fmt.Sprintf("request %d: %s, for ever: %v", k+1, how, forever)
-				b := bucket(fmt.Sprintf("run%d/", ran))
-				first.put(t, store, b.Prefix)
-				patient.Timeout = time.Minute
-				if how == failTimeout && forever {
-					patient.Timeout = 300 * time.Millisecond
-				} else if how == failTimeout {
-					patient.Timeout = 5 * time.Second // the other requests have to make it
-				}
-				state := t.TempDir()
-				c.how, c.forever = how, forever
-				c.calls.Store(0)
-				c.at.Store(k + 1)
-				_, err := w.mirror(b, state)
-				c.at.Store(0)
-				if err != nil {
-					named(t, what, err)
-				}
-				if err != nil && !forever && how != failWrong && how != fail412 {
-					t.Errorf("%s: one failure is too many: %v", what, err)
-				}
-				w.whole(what, b)
-				if r, err := w.mirror(b, state); err != nil || r.Generation < 2 {
-					t.Fatalf("%s: the next run: %+v, %v", what, r, err)
-				}
-				w.whole(what+", then the next run", b)
-				first.remove(t, store, b.Prefix)
+		for how, forever := range spoiled(k) {
+			ran++
+			what := fmt.Sprintf("request %d: %s, for ever: %v", k+1, how, forever)
+			b := bucket(fmt.Sprintf("run%d/", ran))
+			first.put(t, store, b.Prefix)
+			patient.Timeout = time.Minute
+			if how == failTimeout && forever {
+				patient.Timeout = 300 * time.Millisecond
+			} else if how == failTimeout {
+				patient.Timeout = 5 * time.Second // the other requests have to make it
 			}
+			state := t.TempDir()
+			c.how, c.forever = how, forever
+			c.calls.Store(0)
+			c.at.Store(k + 1)
+			_, err := w.mirror(b, state)
+			c.at.Store(0)
+			if err != nil {
+				named(t, what, err)
+			}
+			if err != nil && !forever && how != failWrong && how != fail412 {
+				t.Errorf("%s: one failure is too many: %v", what, err)
+			}
+			w.whole(what, b)
+			if r, err := w.mirror(b, state); err != nil || r.Generation < 2 {
+				t.Fatalf("%s: the next run: %+v, %v", what, r, err)
+			}
+			w.whole(what+", then the next run", b)
+			first.remove(t, store, b.Prefix)
 		}
 	}
 	t.Logf("%d requests, %d runs", requests, ran)
+}
+
+// spoiled goes through the ways in which request k fails, once and for ever: a sample of them,
+// unless the sweep is a full one.
+func spoiled(k int64) iter.Seq2[string, bool] {
+	return func(yield func(string, bool) bool) {
+		for i, how := range failures {
+			if !full && (how == failTimeout || (int(k)+i)%24 != 0) {
+				continue
+			}
+			if !yield(how, false) || !yield(how, true) {
+				return
+			}
+		}
+	}
 }
 
 // copies are the objects of a generation, by their keys below a prefix.

@@ -22,47 +22,42 @@ func TestLivingHTTPFaultMatrix(t *testing.T) {
 	first, second := repotest.NewSave("first", 20), repotest.NewSave("second", 20)
 	ran, requests := 0, int64(0)
 	for k := int64(0); k == 0 || k < requests; k++ {
-		for i, how := range failures {
-			for _, forever := range []bool{false, true} {
-				if how == failTimeout && !full || !full && (int(k)+i)%24 != 0 {
-					continue
-				}
-				ran++
-				what := fmt.Sprintf("request %d: %s, for ever: %v", k+1, how, forever)
-				b := &s3sync.Bucket{Prefix: fmt.Sprintf("living%d/", ran), Check: s3sync.Trust(), Objects: patient}
-				dir := t.TempDir()
-				patient.Timeout = time.Minute
-				if err := saveLive(live(t, b, dir), "refs/heads/etc", first); err != nil {
-					t.Fatal(err)
-				}
-				if how == failTimeout {
-					patient.Timeout = 300 * time.Millisecond
-				}
-				c.how, c.forever = how, forever
-				c.calls.Store(0)
-				c.at.Store(k + 1)
-				p, err := tryLive(t, b, dir)
-				if err == nil {
-					err = saveLive(p, "refs/heads/etc", second)
-				}
-				c.at.Store(0)
-				patient.Timeout = time.Minute
-				requests = max(requests, c.calls.Load())
-				checkLive(t, b, first.IDs())
-				both := append(first.IDs(), append(second.Blobs, second.Tree)...)
-				if err != nil {
-					named(t, what, err)
-				} else {
-					checkLive(t, b, both)
-				}
-				if err != nil && !forever && how != failWrong && how != fail412 {
-					t.Errorf("%s: one failure is too many: %v", what, err)
-				}
-				if err := saveLive(live(t, b, dir), "refs/heads/etc", second); err != nil {
-					t.Fatalf("%s: the next run: %v", what, err)
-				}
+		for how, forever := range spoiled(k) {
+			ran++
+			what := fmt.Sprintf("request %d: %s, for ever: %v", k+1, how, forever)
+			b := &s3sync.Bucket{Prefix: fmt.Sprintf("living%d/", ran), Check: s3sync.Trust(), Objects: patient}
+			dir := t.TempDir()
+			patient.Timeout = time.Minute
+			if err := saveLive(live(t, b, dir), "refs/heads/etc", first); err != nil {
+				t.Fatal(err)
+			}
+			if how == failTimeout {
+				patient.Timeout = 300 * time.Millisecond
+			}
+			c.how, c.forever = how, forever
+			c.calls.Store(0)
+			c.at.Store(k + 1)
+			p, err := tryLive(t, b, dir)
+			if err == nil {
+				err = saveLive(p, "refs/heads/etc", second)
+			}
+			c.at.Store(0)
+			patient.Timeout = time.Minute
+			requests = max(requests, c.calls.Load())
+			checkLive(t, b, first.IDs())
+			both := append(first.IDs(), append(second.Blobs, second.Tree)...)
+			if err != nil {
+				named(t, what, err)
+			} else {
 				checkLive(t, b, both)
 			}
+			if err != nil && !forever && how != failWrong && how != fail412 {
+				t.Errorf("%s: one failure is too many: %v", what, err)
+			}
+			if err := saveLive(live(t, b, dir), "refs/heads/etc", second); err != nil {
+				t.Fatalf("%s: the next run: %v", what, err)
+			}
+			checkLive(t, b, both)
 		}
 	}
 	t.Logf("%d requests, %d runs", requests, ran)
