@@ -40,11 +40,11 @@ type Generation struct {
 	// Copied tells of manifests, its own and that of its base, whose second copies were read.
 	Copied []error
 
-	version string // of the manifest; "" where the bucket keeps none
-	highest uint64 // number that a manifest has, be it good or not
-	dropped []Drop // what manifests drop that were passed over because of who signed them
-	unknown int    // files of a locked one of which the names do not tell what they are
-	lost    bool   // the first copy of the manifest is not there
+	version string      // of the manifest; "" where the bucket keeps none
+	highest uint64      // number that a manifest has, be it good or not
+	over    []*Manifest // newer ones that were passed over: what they drop counts, too
+	unknown int         // files of a locked one of which the names do not tell what they are
+	lost    bool        // the first copy of the manifest is not there
 }
 
 // File returns a file of the generation.
@@ -54,14 +54,6 @@ func (g *Generation) File(name string) (File, bool) {
 		return File{}, false
 	}
 	return g.Files[i], true
-}
-
-// allDrops returns what nobody may name any more, sorted by key, each once.
-func (g *Generation) allDrops() []Drop {
-	all := slices.Clone(g.Drops)
-	all = append(all, g.dropped...)
-	slices.SortStableFunc(all, func(a, b Drop) int { return strings.Compare(a.Key, b.Key) })
-	return slices.CompactFunc(all, func(a, b Drop) bool { return a.Key == b.Key })
 }
 
 // At returns generation n. Of a store that lists versions the oldest good manifest is taken, as
@@ -109,7 +101,7 @@ func (b *Bucket) load(ctx context.Context, n uint64, versions []Object) (*Genera
 	if base.Kind == Diff || base.Repo != g.Repo {
 		return nil, &pack.CorruptError{File: "manifest", Off: -1, Reason: fmt.Sprintf("its base %d is none", g.Base)}
 	}
-	g.Files, g.Drops = g.Apply(base.Manifest.Files), base.Drops
+	g.Files, g.Drops, g.Freed = g.Apply(base.Manifest.Files), base.Drops, base.Freed
 	g.Copied = append(g.Copied, base.Copied...)
 	g.sealed = slices.Concat(base.sealed, g.sealed)
 	return b.named(g), nil

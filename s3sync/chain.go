@@ -10,7 +10,7 @@ import (
 // that came after, too. Where a manifest and the one before it are both there, and good, the
 // hash is compared: by who lists generations, all of them; by who verifies one, or makes the next
 // one, back to the one that it is based on, as what that says counts as much as its own words.
-// What a prune has deleted is not missed, and a manifest that was passed over when the next one
+// What a prune has deleted is not missed, and what came in its place does not count, and a manifest that was passed over when the next one
 // was made is named by nobody.
 
 // follows returns an error if g was made on top of another generation than before, which has
@@ -34,6 +34,9 @@ func (b *Bucket) Breaks(ctx context.Context, g *Generation) ([]error, error) {
 	err := b.manifests(ctx, keyManifests, b.Prefix+manifestKey(keyManifests, g.N), func(n uint64, versions []Object) error {
 		if n < last || len(list) > maxBreaks {
 			return errEnough
+		}
+		if g.Freed.has(n) {
+			return nil
 		}
 		list = append(list, candidate{n: n, versions: versions})
 		return nil

@@ -41,7 +41,7 @@ func (b *Bucket) text(m *Manifest) ([]byte, error) {
 		return m.Append(nil), nil
 	}
 	in := *m
-	in.Drops = nil
+	in.Drops, in.Freed = nil, nil
 	in.Files = slices.Clone(m.Files)
 	for i := range in.Files {
 		in.Files[i].Version, in.Files[i].PartSums = "", Sum{} // stand in the clear part
@@ -63,7 +63,7 @@ func (b *Bucket) text(m *Manifest) ([]byte, error) {
 func (m *Manifest) lock() Manifest {
 	out := Manifest{
 		N: m.N, Time: m.Time, Repo: repoDigest(m.Repo), Kind: m.Kind, Prev: m.Prev, Base: m.Base,
-		Drops: m.Drops, Encrypted: true, Locked: true,
+		Drops: m.Drops, Freed: m.Freed, Encrypted: true, Locked: true,
 	}
 	for i := range m.Files {
 		f := &m.Files[i]
@@ -146,7 +146,7 @@ func (m *Manifest) unlock(id *Identity) (Manifest, error) {
 	if err := in.locate(m.Files); err != nil {
 		return in, err
 	}
-	in.N, in.Time, in.Kind, in.Prev, in.Base, in.Drops = m.N, m.Time, m.Kind, m.Prev, m.Base, m.Drops
+	in.N, in.Time, in.Kind, in.Prev, in.Base, in.Drops, in.Freed = m.N, m.Time, m.Kind, m.Prev, m.Base, m.Drops, m.Freed
 	if in.Kind != Diff {
 		in.Gone = nil
 	}

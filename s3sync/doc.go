@@ -45,6 +45,8 @@
 //	+ objects/pack/pack-….pack 1048 2c26b4…66e7 objects/pack/pack-….pack v1
 //	- objects/pack/pack-….idx
 //	drop 16 objects/pack/pack-….pack
+//	drop 12 15-16 state/9f86…0a08
+//	freed 1-9 11
 //	refs
 //	# pack-refs with: sorted
 //	4b825dc642cb6eb9a060e54bf8d69288fbee4904 refs/heads/etc
@@ -57,7 +59,9 @@
 // versions, the version; of an object that was sent in parts a sixth word, which is the
 // SHA-256 of the SHA-256 of its parts (the version is - then if there is none). A diff has those that its base lacks or has otherwise. "-" is a
 // name that the base has and this generation has not. "drop 16 KEY", after these and not in a
-// diff, is a key that generation 16 was the first to let go of: nobody names it again. What stands between "refs" and
+// diff, is a key that generation 16 was the first to let go of: nobody names it again. In
+// "drop 12 15-16 KEY" the prunes from 15 to 16 were allowed to delete it ("15" if that is one).
+// "freed 1-9 11", not in a diff, are numbers of which prunes may have deleted the manifests. What stands between "refs" and
 // "end" is a packed-refs file, for people with stock tools. The signature (SSHSIG,
 // namespace kedge-manifest) is over all that stands before it, and may be missing.
 //
@@ -73,9 +77,16 @@
 // Manifests of mirrors that are full repeat its "drop" lines, and a diff has those of its base;
 // a manifest of kind prune is nobody's base. Three days after the generation that a line names,
 // by the time that the store gives its manifest, another prune may delete the key. It makes a
-// manifest first that still has the line. Who commits a manifest has read the one before it,
-// as the number was free, and sends again what it was to name and finds dropped or gone, under
-// another key. So no generation that can be found names what is deleted.
+// manifest first that still has the line, with its own number in it. Who commits a manifest has
+// read the one before it, as the number was free, and sends again what it was to name and finds
+// dropped or gone, under another key. So no generation that can be found names what is deleted.
+//
+// Two things must not come back to somebody who stood still meanwhile. A number that is free
+// because its manifest was deleted stands in "freed": what is found there is no generation, and
+// who put it there finds out by reading the newest manifest after its own, and begins again. A
+// key that is gone is forgotten if one prune was allowed to delete it. If there were several, as
+// one died or was slow, its line stays for 180 days after the last of them; a prune deletes no
+// more when it has been under way for 90.
 //
 // # Versions
 //

@@ -270,14 +270,6 @@ func (l *Living) probe(ctx context.Context, m *mirror) error {
 	return nil
 }
 
-func dropsOf(g *Generation) map[string]bool {
-	dropped := make(map[string]bool)
-	for _, d := range g.allDrops() {
-		dropped[d.Key] = true
-	}
-	return dropped
-}
-
 // Swap makes the next generation. (repo.Depot)
 func (l *Living) Swap(ctx context.Context, step repo.Step) error {
 	for try := 0; ; try++ {

@@ -54,6 +54,7 @@ func (m *mirror) lock(ctx context.Context) error {
 func (b *Bucket) lockable(ctx context.Context) (map[locked]bool, error) {
 	list := make(map[locked]bool)
 	dropped := make(map[string]bool)
+	var freed Spans
 	first := true
 	err := b.manifests(ctx, keyManifests, "", func(n uint64, versions []Object) error {
 		g, err := b.load(ctx, n, versions)
@@ -64,12 +65,10 @@ func (b *Bucket) lockable(ctx context.Context) (map[locked]bool, error) {
 			return nil // what is no good needs nothing
 		}
 		if first {
-			for _, d := range g.allDrops() {
-				dropped[d.Key] = true
-			}
+			dropped, freed = dropsOf(g), g.allFreed()
 			first = false
 		}
-		if dropped[manifestKey(keyManifests, n)] {
+		if dropped[manifestKey(keyManifests, n)] || freed.has(n) {
 			return nil
 		}
 		list[locked{b.Prefix + manifestKey(keyManifests, n), g.version}] = true

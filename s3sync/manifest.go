@@ -42,6 +42,9 @@ type Manifest struct {
 	Gone  []string // of a Diff; sorted
 	// Drops are the keys that are to be deleted, sorted. A Diff has those of its base.
 	Drops []Drop
+	// Freed are numbers below N of which the manifest may have been deleted, so that the number
+	// is to be had again. One that is found there is no generation. A Diff has those of its base.
+	Freed Spans
 	Refs  []repo.Ref
 
 	Signature []byte // armored SSHSIG; nil if it is not signed
@@ -62,12 +65,6 @@ type File struct {
 	PartSums Sum
 	// Cipher is what stands there, if it is encrypted; zero: the file as it is.
 	Cipher Stored
-}
-
-// Drop is a key that nobody may name any more: it is deleted when the grace is over.
-type Drop struct {
-	Key   string // below the repository's prefix
-	Since uint64 // the generation that was the first to drop it
 }
 
 // maxManifest bounds the text of a manifest: a million files.
@@ -127,9 +124,10 @@ func (m *Manifest) Append(b []byte) []byte {
 	for _, name := range m.Gone {
 		b = fmt.Appendf(b, "- %s\n", name)
 	}
-	for _, d := range m.Drops {
-		b = fmt.Appendf(b, "drop %d %s\n", d.Since, d.Key)
+	for i := range m.Drops {
+		b = m.Drops[i].append(b)
 	}
+	b = m.Freed.append(b)
 	if m.Locked {
 		return append(b, m.sealed...)
 	}
@@ -290,12 +288,17 @@ func (m *Manifest) files(l *lines) {
 		m.Gone = append(m.Gone, name)
 	}
 	for l.err == nil && strings.HasPrefix(l.peek(), "drop ") {
-		since, key, _ := strings.Cut(l.next()[len("drop "):], " ")
-		n, err := strconv.ParseUint(since, 10, 64)
-		if m.Kind == Diff || err != nil || n > m.N || checkFileName(key) != nil || len(m.Drops) > 0 && m.Drops[len(m.Drops)-1].Key >= key {
+		d, err := parseDrop(l.next()[len("drop "):], m.N)
+		if m.Kind == Diff || err != nil || len(m.Drops) > 0 && m.Drops[len(m.Drops)-1].Key >= d.Key {
 			l.fail("a key that cannot be dropped")
 		}
-		m.Drops = append(m.Drops, Drop{key, n})
+		m.Drops = append(m.Drops, d)
+	}
+	if l.err == nil && strings.HasPrefix(l.peek(), "freed ") {
+		var err error
+		if m.Freed, err = parseSpans(l.next()[len("freed "):], m.N); m.Kind == Diff || err != nil {
+			l.fail("numbers that cannot be free")
+		}
 	}
 }
 

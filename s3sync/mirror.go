@@ -228,10 +228,7 @@ func (m *mirror) follow(ctx context.Context) (err error) {
 		if m.result.Broken, err = m.b.Breaks(ctx, m.last); err != nil {
 			return err
 		}
-		m.dropped = make(map[string]bool)
-		for _, d := range m.last.allDrops() {
-			m.dropped[d.Key] = true
-		}
+		m.dropped = dropsOf(m.last)
 	}
 	if err == nil && m.last != nil && m.last.Repo != m.id {
 		return &repo.ConfigError{Reason: fmt.Sprintf("%s holds another repository: its id is %s, that of %s is %s",
@@ -343,7 +340,11 @@ func (m *mirror) commit(ctx context.Context) error {
 // dropped of what is to be named. What the newest generation names they have not: but of what
 // else is there now it is looked up, as nobody may have known that it is needed.
 func (m *mirror) catchUp(ctx context.Context) error {
+	before := m.last
 	if err := m.follow(ctx); err != nil || m.last == nil {
+		return err
+	}
+	if err := m.overtaken(ctx, before); err != nil {
 		return err
 	}
 	was := m.files
@@ -367,6 +368,20 @@ func (m *mirror) catchUp(ctx context.Context) error {
 	}
 	slices.SortFunc(m.files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	return nil
+}
+
+// overtaken fails if another run made a generation since the one before, of a state that may be
+// newer than this one: the newest generation would go back to what was.
+func (m *mirror) overtaken(ctx context.Context, before *Generation) error {
+	same := func(head string, refs []repo.Ref) bool { return m.last.Head == head && slices.Equal(m.last.Refs, refs) }
+	if m.dir == nil || m.last.Locked || same(m.state.Head, m.state.Refs) || before != nil && same(before.Head, before.Refs) {
+		return nil
+	}
+	now, err := m.dir.State(ctx)
+	if err != nil || now.Head == m.state.Head && slices.Equal(now.Refs, m.state.Refs) {
+		return err
+	}
+	return &repo.BusyError{What: m.b.name(), Hint: fmt.Sprintf("another run made generation %d of it meanwhile; the next run sends what is missing there", m.last.N)}
 }
 
 // unchanged reports whether the last generation is what this one would be.
@@ -393,12 +408,12 @@ func (m *mirror) manifest(ctx context.Context) (*Manifest, error) {
 	if m.last.N+1 == x.N {
 		x.Prev = m.last.Sum
 	}
-	x.Drops = m.last.allDrops()
+	x.Drops, x.Freed = m.last.allDrops(), m.last.allFreed()
 	base := m.last.N
 	if m.last.Kind == Diff {
 		base = m.last.Base
 	}
-	if x.N-base >= fullEvery || m.last.Kind == Prune || len(m.result.Broken) > 0 || len(x.Drops) > len(m.last.Drops) {
+	if x.N-base >= fullEvery || m.last.Kind == Prune || len(m.result.Broken) > 0 || !slices.Equal(x.Drops, m.last.Drops) || !slices.Equal(x.Freed, m.last.Freed) {
 		return x, nil
 	}
 	full, err := m.b.At(ctx, base)
@@ -407,7 +422,7 @@ func (m *mirror) manifest(ctx context.Context) (*Manifest, error) {
 	}
 	m.base = full.Files
 	d := *x
-	d.Kind, d.Base, d.Drops, d.replaced = Diff, base, nil, replacedKeys(full.Files, m.files)
+	d.Kind, d.Base, d.Drops, d.Freed, d.replaced = Diff, base, nil, nil, replacedKeys(full.Files, m.files)
 	d.diff(full.Files, m.files)
 	if fullShare*(len(d.Files)+len(d.Gone)) > len(m.files) {
 		return x, nil
@@ -424,7 +439,8 @@ func (m *mirror) putManifest(ctx context.Context, x *Manifest) error {
 }
 
 // putManifest signs a manifest and puts it where it counts. One that others may build on
-// gets a second copy; only who made the first may make that, so both are the same.
+// gets a second copy; only who made the first may make that, so both are the same. ErrExists:
+// somebody else has the number, or had it.
 func (b *Bucket) putManifest(ctx context.Context, x *Manifest, sign func([]byte) ([]byte, error)) error {
 	text, err := b.text(x)
 	if err != nil {
@@ -446,9 +462,34 @@ func (b *Bucket) putManifest(ctx context.Context, x *Manifest, sign func([]byte)
 	if _, err := b.Objects.Put(ctx, b.Prefix+manifestKey(keyManifests, x.N), body); err != nil {
 		return err
 	}
-	if x.Kind == Diff {
-		return nil
+	if err := b.counts(ctx, x.N); err != nil || x.Kind == Diff {
+		return err
 	}
 	_, err = b.Objects.Put(ctx, b.Prefix+manifestKey(keyBases, x.N), body)
 	return err
+}
+
+// counts makes sure that the number of a manifest that was put was not free because a prune had
+// deleted the one that had it: who has stood still for days comes too late. ErrExists then. What
+// was put is no generation to anybody, and goes with the next prune.
+func (b *Bucket) counts(ctx context.Context, n uint64) error {
+	newest := uint64(0)
+	err := b.manifests(ctx, keyManifests, "", func(at uint64, _ []Object) error {
+		newest = at
+		return errEnough
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return err
+	}
+	if newest == n {
+		return nil
+	}
+	g, err := b.Latest(ctx)
+	if err != nil {
+		return err
+	}
+	if g.allFreed().has(n) {
+		return fmt.Errorf("generation %d was made and pruned by others meanwhile: %w", n, ErrExists)
+	}
+	return nil
 }

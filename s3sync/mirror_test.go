@@ -322,6 +322,10 @@ func FuzzManifest(f *testing.F) {
 	f.Add(m.Append(nil))
 	m.Files[0].Version = "v1"
 	f.Add(m.Append(nil))
+	m.Kind, m.Base, m.Gone, m.N = s3sync.Prune, 0, nil, 30
+	m.Drops = []s3sync.Drop{{Key: "a", Since: 1}, {Key: "b", Since: 1, First: 2, Last: 2}, {Key: "c", Since: 9, First: 2, Last: 10}}
+	m.Freed = s3sync.Spans{{First: 1, Last: 1}, {First: 3, Last: 29}}
+	f.Add(m.Append(nil))
 	f.Add([]byte("kedge-sealed-manifest 1\nn 1\ntime 2026-11-21T03:00:12Z\nrepo -\nkind prune\nprev -\n+ data/x 3 " + s3sync.SumOf(nil).String() +
 		"\ndrop 1 data/y\n-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n-----END AGE ENCRYPTED FILE-----\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {

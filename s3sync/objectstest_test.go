@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,6 +32,7 @@ type memory struct {
 	mu      sync.Mutex
 	objects map[string][]byte
 	times   map[string]time.Time
+	late    map[string]bool       // manifests that were created when there was a newer one
 	sums    map[string]s3sync.Sum // of the parts of objects that were made of parts
 	uploads map[string]*upload
 	taken   map[string]int64 // bytes that came for each key
@@ -52,7 +54,7 @@ type upload struct {
 
 func newMemory() *memory {
 	return &memory{
-		objects: make(map[string][]byte), times: make(map[string]time.Time),
+		objects: make(map[string][]byte), times: make(map[string]time.Time), late: make(map[string]bool),
 		sums: make(map[string]s3sync.Sum), uploads: make(map[string]*upload), taken: make(map[string]int64),
 		now: time.Now,
 	}
@@ -96,6 +98,14 @@ func (m *memory) Put(ctx context.Context, key string, b s3sync.Body) (string, er
 func (m *memory) create(key string, data []byte) error {
 	if _, ok := m.objects[key]; ok && !m.lenient {
 		return fmt.Errorf("%s: %w", key, s3sync.ErrExists)
+	}
+	delete(m.late, key)
+	if dir := path.Dir(key) + "/"; strings.HasSuffix(dir, "manifests/") {
+		for k := range m.objects {
+			if strings.HasPrefix(k, dir) && k < key {
+				m.late[key] = true
+			}
+		}
 	}
 	m.objects[key], m.times[key] = data, m.now()
 	delete(m.sums, key)

@@ -25,6 +25,14 @@ import (
 // appeared before it was seen by the second mark. Nothing here depends on clocks but how long
 // the grace is, and that is measured by the clock of the store.
 //
+// That has to hold for whoever stands still for weeks, a mirror as well as a prune that may
+// delete. So each manifest of a prune says two things more. First, of what numbers the manifests
+// may be gone: one that is put there later does not count, and who put it begins again
+// (Bucket.counts). Second, by what prunes each key may be deleted. If that was one, a key that is
+// gone is forgotten, as it cannot be deleted twice. If another prune took over, because the
+// first one was slow or had died, the key stays dropped for a long time (sharedGrace) even when
+// it is gone: it is not named again, so that the slow one can do no harm.
+//
 // Manifests go first, those that list differences before those that they are based on, then
 // what they named. So whatever is listed can be read at each moment.
 const (
@@ -34,6 +42,10 @@ const (
 	// unnamedAge is how old an object must be that no manifest names before it is dropped: a
 	// mirror that is under way has sent it, maybe.
 	unnamedAge = 7 * 24 * time.Hour
+	// sharedGrace is how long a key that is gone stays dropped after the last of several prunes
+	// was allowed to delete it; sweepTime is after what time a prune deletes no more.
+	sharedGrace = 180 * 24 * time.Hour
+	sweepTime   = 90 * 24 * time.Hour
 )
 
 // PruneOptions says what a prune keeps.
@@ -76,7 +88,7 @@ func (b *Bucket) Prune(ctx context.Context, o PruneOptions) (PruneResult, error)
 		o.Workers = 8
 	}
 	for try := 0; ; try++ {
-		p := prune{b: b.shut(), o: o}
+		p := prune{b: b.shut(), o: o, now: o.Now()}
 		if err := p.mark(ctx); err != nil || o.DryRun || !p.changes {
 			return p.result, err
 		}
@@ -92,8 +104,9 @@ func (b *Bucket) Prune(ctx context.Context, o PruneOptions) (PruneResult, error)
 }
 
 type prune struct {
-	b *Bucket
-	o PruneOptions
+	b   *Bucket
+	o   PruneOptions
+	now time.Time // once: what was dropped together is deleted together
 
 	there   map[string][]Object // what is in the bucket, by keys below the prefix
 	all     bool                // and all versions of it
@@ -101,10 +114,11 @@ type prune struct {
 	copied  map[uint64]bool     // of them, those of which there is but the second copy
 	last    *Generation         // the newest good one
 	highest uint64
-	newest  uint64          // prune
 	needed  map[string]bool // keys
 	named   map[string]bool // by what is not kept
 	drops   []Drop          // sorted by key
+	freed   Spans           // numbers
+	due     map[string]bool // keys that this run may delete
 	changes bool            // there is something to be done
 	result  PruneResult
 }
@@ -151,7 +165,7 @@ func (p *prune) list(ctx context.Context) (err error) {
 // keep finds the generations that are kept, and what they need.
 func (p *prune) keep(ctx context.Context) error {
 	p.needed = make(map[string]bool)
-	dropped := make(map[string]uint64)
+	deletable := make(map[string]bool)
 	var bad error
 	for _, n := range p.numbers {
 		key := manifestKey(keyManifests, n)
@@ -159,8 +173,7 @@ func (p *prune) keep(ctx context.Context) error {
 		if p.copied[n] && p.last != nil {
 			continue
 		}
-		// Who has dropped a generation may be about to delete it, unless no prune came after.
-		if since, ok := dropped[key]; ok && since != p.newest {
+		if p.last != nil && p.last.Freed.has(n) {
 			continue
 		}
 		g, err := p.b.load(ctx, n, p.there[key])
@@ -183,11 +196,11 @@ func (p *prune) keep(ctx context.Context) error {
 			}
 			p.highest = max(p.highest, n)
 			for _, d := range g.Drops {
-				dropped[d.Key] = d.Since
+				deletable[d.Key] = d.First > 0
 			}
 		}
-		if g.Kind == Prune && p.newest == 0 {
-			p.newest = n
+		if g != p.last && slices.ContainsFunc(g.Files, func(f File) bool { return deletable[f.Key] }) {
+			continue
 		}
 		if err := p.need(ctx, g); err != nil {
 			return err
@@ -255,7 +268,7 @@ func (p *prune) old(ctx context.Context) error {
 	p.named = make(map[string]bool)
 	for _, n := range p.numbers {
 		key := manifestKey(keyManifests, n)
-		if n > p.last.N || p.needed[key] || p.copied[n] {
+		if n > p.last.N || p.needed[key] || p.copied[n] || p.last.Freed.has(n) {
 			continue
 		}
 		g, err := p.b.load(ctx, n, p.there[key])
@@ -288,7 +301,7 @@ func (p *prune) unneeded(key string) bool {
 		return false
 	}
 	for _, o := range p.there[key] {
-		if !p.named[key] && p.o.Now().Sub(o.Modified) < unnamedAge {
+		if !p.named[key] && p.now.Sub(o.Modified) < unnamedAge {
 			return false
 		}
 	}
@@ -297,41 +310,95 @@ func (p *prune) unneeded(key string) bool {
 
 // decide says what is dropped, and how long it has been.
 func (p *prune) decide() {
-	was := make(map[string]uint64)
+	was := make(map[string]Drop)
 	for _, d := range p.last.allDrops() {
-		was[d.Key] = d.Since
+		was[d.Key] = d
 		if p.there[d.Key] != nil {
 			p.needed[manifestKey(keyBases, d.Since)] = true // tells the time
 		}
+		if d.shared() {
+			p.needed[manifestKey(keyBases, d.Last)] = true
+		}
 	}
+	next := p.highest + 1
+	p.due = make(map[string]bool)
 	for key, versions := range p.there {
-		since, old := was[key]
+		d, old := was[key]
+		delete(was, key)
 		if !p.unneeded(key) {
-			p.changes = p.changes || old && p.newest == since
+			p.changes = p.changes || old && d.First == 0
 			continue
 		}
 		bytes := int64(0)
 		for _, o := range versions {
 			bytes += o.Size
 		}
-		at, known := p.droppedAt(since)
+		at, known := p.droppedAt(d.Since)
 		switch {
 		case !old || !known:
-			since = p.highest + 1
+			d.Key, d.Since = key, next
 			p.result.Dropped++
 			p.result.DroppedBytes += bytes
 			p.changes = true
-		case p.o.Now().Sub(at) < pruneGrace:
+		case p.now.Sub(at) < pruneGrace:
 			p.wait(at, bytes)
 		case p.o.DryRun:
 			p.result.Deleted++
 			p.result.DeletedBytes += bytes
 		default:
 			p.changes = true
+			p.due[key] = true
+			if d.First == 0 || !p.exact(versions) {
+				d.allow(next)
+			}
 		}
-		p.drops = append(p.drops, Drop{key, since})
+		p.drops = append(p.drops, d)
+	}
+	for _, d := range was {
+		p.keepDropped(d)
 	}
 	slices.SortFunc(p.drops, func(a, b Drop) int { return strings.Compare(a.Key, b.Key) })
+	p.free()
+}
+
+// keepDropped keeps a key dropped that is gone, if somebody may yet delete what comes to stand
+// there.
+func (p *prune) keepDropped(d Drop) {
+	if !d.shared() {
+		return
+	}
+	at, known := p.droppedAt(d.Last)
+	if known && p.now.Sub(at) >= sharedGrace {
+		return
+	}
+	if !known { // the time begins anew
+		d.Last = p.highest + 1
+	}
+	p.drops = append(p.drops, d)
+}
+
+// exact reports whether no more than what is listed is deleted, and nothing that comes later
+// under the same key. What was put before a bucket kept versions, or while it does not, has the
+// version "null" each time.
+func (p *prune) exact(versions []Object) bool {
+	return p.all && !slices.ContainsFunc(versions, func(o Object) bool { return o.Version == "" || o.Version == "null" })
+}
+
+// free finds the numbers of which the manifest is gone, or may go.
+func (p *prune) free() {
+	var taken []uint64
+	for _, n := range slices.Backward(p.numbers) {
+		if !p.copied[n] {
+			taken = append(taken, n)
+		}
+	}
+	freed := gaps(p.highest+1, taken)
+	for _, d := range p.drops {
+		if n, ok := parseManifestKey(d.Key); ok && d.First > 0 && strings.HasPrefix(d.Key, keyManifests) {
+			freed = append(freed, Span{n, n})
+		}
+	}
+	p.freed = p.last.allFreed().and(freed)
 }
 
 func (p *prune) wait(since time.Time, bytes int64) {
@@ -358,7 +425,7 @@ func (p *prune) commit(ctx context.Context) error {
 		return err
 	}
 	x := p.last.Manifest
-	x.N, x.Kind, x.Base, x.Gone, x.Files, x.Drops = p.highest+1, Prune, 0, nil, p.last.Files, p.drops
+	x.N, x.Kind, x.Base, x.Gone, x.Files, x.Drops, x.Freed = p.highest+1, Prune, 0, nil, p.last.Files, p.drops, p.freed
 	x.Time, x.Prev, x.Signature = p.o.Now().UTC().Truncate(time.Second), Sum{}, nil
 	if p.last.N+1 == x.N {
 		x.Prev = p.last.Sum

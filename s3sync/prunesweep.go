@@ -19,11 +19,10 @@ func (p *prune) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := sweep{prune: p, now: o.Modified}
+	s := sweep{prune: p, now: o.Modified, end: p.o.Now().Add(sweepTime)}
 	var copies, data []string
 	for _, d := range p.drops { // manifests come in the order of their keys
-		at, known := p.droppedAt(d.Since)
-		if d.Since == p.result.Generation || !known || s.now.Sub(at) < pruneGrace {
+		if at, _ := p.droppedAt(d.Since); !p.due[d.Key] || s.now.Sub(at) < pruneGrace {
 			continue
 		}
 		switch {
@@ -51,6 +50,7 @@ func (p *prune) sweep(ctx context.Context) error {
 type sweep struct {
 	*prune
 	now time.Time // by the clock of the store
+	end time.Time // by ours; nothing is deleted after that
 
 	mu  sync.Mutex
 	why error // the first refusal that no lock explains
@@ -114,6 +114,9 @@ func (s *sweep) deleteAll(ctx context.Context, keys []string) error {
 
 // delete deletes all versions of a key, and reports whether it is gone.
 func (s *sweep) delete(ctx context.Context, key string) (gone bool, err error) {
+	if s.o.Now().After(s.end) {
+		return false, fmt.Errorf("this prune has been under way for %d days, and deletes no more; another can go on", int(sweepTime.Hours()/24))
+	}
 	whole, bytes := s.b.Prefix+key, int64(0)
 	versions := s.there[key]
 	if !s.all {

@@ -199,7 +199,7 @@ func (s *search) result(err error) (*Generation, error) {
 		}
 		if p.g.N < g.N+farAbove {
 			g.highest = max(g.highest, p.g.N)
-			g.dropped = append(g.dropped, p.g.Drops...)
+			g.over = append(g.over, &p.g.Manifest)
 		}
 	}
 	if more > 0 {

@@ -182,6 +182,9 @@ type Listed struct {
 	Warnings []error
 	// Broken says that the next generation was not made on top of this one.
 	Broken error
+	// Pruned says that it does not count any more: a prune may be deleting it, or somebody who
+	// stood still for days put it where one was deleted.
+	Pruned bool
 }
 
 // Generations calls fn for the generations of a bucket, the newest first. Those that are newer
@@ -202,7 +205,9 @@ type walk struct {
 	seen map[string]bool // keys of files
 	bad  map[uint64]bool // generations that are no good
 	good bool            // one was seen that is listed
-	next *Generation     // the good one that was shown last
+	next *Generation     // the good one that was shown last, but for those that were pruned
+
+	freed Spans
 }
 
 // copies shows the generations above n of which there is a second copy.
@@ -231,19 +236,22 @@ func (w *walk) show(ctx context.Context, n uint64, versions []Object) error {
 			return err
 		}
 		w.bad[n] = true
-		return w.fn(Listed{N: n, Err: err})
+		return w.fn(Listed{N: n, Err: err, Pruned: w.freed.has(n)})
 	}
 	if !w.good {
+		w.freed = g.allFreed()
 		if err := w.copies(ctx, n); err != nil {
 			return err
 		}
 	}
 	l := Listed{N: n, Time: g.Time, Kind: g.Kind, Files: len(g.Files), Refs: len(g.Refs), Locked: g.Locked, Sum: g.Sum, Signer: g.Signer,
-		Warnings: g.Warnings()}
-	if w.next != nil {
-		l.Broken = w.next.follows(g)
+		Warnings: g.Warnings(), Pruned: w.freed.has(n)}
+	if !l.Pruned {
+		if w.next != nil {
+			l.Broken = w.next.follows(g)
+		}
+		w.next = g
 	}
-	w.next = g
 	for _, f := range g.Files {
 		l.Bytes += f.Size
 		if !w.seen[f.Key] {

@@ -86,6 +86,10 @@ type statusResult struct {
 
 // add counts a generation; they come newest first.
 func (s *statusResult) add(l s3sync.Listed, verified, now time.Time) {
+	if l.Pruned {
+		s.Bytes += l.Own
+		return
+	}
 	if l.Err != nil {
 		s.Unusable++
 		return
@@ -139,6 +143,7 @@ func (a *app) listGeneration(l s3sync.Listed, verified time.Time) error {
 	if a.common.json {
 		j := statusEntry{
 			Generation: l.N, Kind: string(l.Kind), Files: l.Files, Bytes: l.Bytes, BytesOwn: l.Own, Refs: l.Refs, Signer: l.Signer, Verified: at,
+			Pruned: l.Pruned,
 		}
 		if l.Err != nil {
 			j.Error = l.Err.Error()
@@ -151,7 +156,11 @@ func (a *app) listGeneration(l s3sync.Listed, verified time.Time) error {
 		return a.doc.entry(a, j)
 	}
 	if l.Err != nil {
-		return a.print([]byte(escapeText(fmt.Sprintf("%d  unusable: %v", l.N, l.Err)) + "\n"))
+		what := "unusable"
+		if l.Pruned {
+			what = "pruned"
+		}
+		return a.print([]byte(escapeText(fmt.Sprintf("%d  %s: %v", l.N, what, l.Err)) + "\n"))
 	}
 	signer := l.Signer
 	if signer == "" {
@@ -159,6 +168,9 @@ func (a *app) listGeneration(l s3sync.Listed, verified time.Time) error {
 	}
 	if at != "" {
 		at = "  verified " + at
+	}
+	if l.Pruned {
+		at += "  pruned"
 	}
 	age := a.now().Sub(l.Time).Round(time.Minute)
 	refs := plural(int64(l.Refs), "ref")
@@ -182,6 +194,7 @@ type statusEntry struct {
 	Verified   string `json:"verified,omitempty"`
 	Error      string `json:"error,omitempty"`
 	Broken     string `json:"broken,omitempty"`
+	Pruned     bool   `json:"pruned,omitempty"`
 }
 
 // When a generation was verified stands in the cache directory of who did it, in a file for
