@@ -29,11 +29,23 @@ type locator struct {
 
 // affected is a path and the saves in which it is.
 type affected struct {
-	path        string
-	id          pack.ID
+	path string
+	culprit
 	first, last int // of the saves
 	saves       int
 }
+
+// culprit is an object that is no good, and why; the zero culprit is none. It need not be
+// among those that are lost: an object can be right in one place and of the wrong type in
+// another, and of more than maxBad the others are only counted.
+type culprit struct {
+	id   pack.ID
+	what string
+}
+
+func (c culprit) isNone() bool { return c == culprit{} }
+
+const tooDeep = "trees are nested too deeply"
 
 // errEnough ends a search that has found more than anybody wants to read.
 var errEnough = errors.New("enough was found")
@@ -109,12 +121,12 @@ func (l *locator) tell(saves branch) {
 	names := saves.names(zone)
 	for _, a := range l.order {
 		l.find(Finding{Kind: Affected, Ref: l.ref, Newest: names[a.first], Oldest: names[a.last], Saves: a.saves,
-			Path: a.path, Object: a.id, Reason: l.lost[a.id].what})
+			Path: a.path, Object: a.id, Reason: a.what})
 	}
 }
 
 // name notes that a path is affected in the save at hand.
-func (l *locator) name(path string, id pack.ID) error {
+func (l *locator) name(path string, bad culprit) error {
 	if path == "" {
 		path = "/"
 	}
@@ -123,7 +135,7 @@ func (l *locator) name(path string, id pack.ID) error {
 		if len(l.byPath) == maxAffected {
 			return errEnough
 		}
-		a = &affected{path: path, id: id, first: l.save, last: l.save - 1}
+		a = &affected{path: path, culprit: bad, first: l.save, last: l.save - 1}
 		l.byPath[path] = a
 		l.order = append(l.order, a)
 	}
@@ -164,7 +176,7 @@ func (l *locator) settle(num int, id pack.ID, hit bool) {
 // dir names what is affected in a directory, and reports whether anything is.
 func (l *locator) dir(id pack.ID, path string, depth int) (hit bool, err error) {
 	if bad, ok := l.lost[id]; ok {
-		if err := l.name(path, id); err != nil || bad.kind != BadMeta {
+		if err := l.name(path, culprit{id, bad.what}); err != nil || bad.kind != BadMeta {
 			return true, err
 		}
 		hit = true // what is in it can be read all the same
@@ -174,15 +186,17 @@ func (l *locator) dir(id pack.ID, path string, depth int) (hit bool, err error) 
 		return hit, err
 	}
 	list, err := loadDir(l.ctx, l.p, id)
-	if err != nil || depth == maxNested {
-		if err == nil || damaged(err) {
-			err = l.name(path, id)
-		}
+	switch {
+	case damaged(err):
+		return true, l.name(path, culprit{id, err.Error()})
+	case err != nil:
 		return true, err
+	case depth == maxNested:
+		return true, l.name(path, culprit{id, tooDeep})
 	}
 	if bad, err := l.content(list.bupm.ID, list.has && list.bupm.Mode == ModeDir); err != nil {
 		return true, err
-	} else if list.has && !bad.IsZero() {
+	} else if list.has && !bad.isNone() {
 		if hit = true; l.name(path, bad) != nil {
 			return true, errEnough
 		}
@@ -209,31 +223,33 @@ func (l *locator) item(list *dirList, ref dirRef, path string, depth int) (hit b
 		return l.dir(id, full, depth+1)
 	}
 	bad, err := l.content(id, ref.kind() == kindChunked)
-	if err != nil || bad.IsZero() {
+	if err != nil || bad.isNone() {
 		return false, err
 	}
 	return true, l.name(full, bad)
 }
 
-// content returns a damaged object of a file, zero if there is none.
-func (l *locator) content(id pack.ID, chunked bool) (pack.ID, error) {
-	if _, ok := l.lost[id]; ok {
-		return id, nil
+// content returns a damaged object of a file.
+func (l *locator) content(id pack.ID, chunked bool) (culprit, error) {
+	if bad, ok := l.lost[id]; ok {
+		return culprit{id, bad.what}, nil
 	}
 	if !chunked {
-		return pack.ID{}, nil
+		return culprit{}, nil
 	}
 	return l.chunks(id, 0)
 }
 
 // chunks returns a damaged object below a tree of chunks, or the tree itself.
-func (l *locator) chunks(id pack.ID, depth int) (pack.ID, error) {
-	if _, ok := l.lost[id]; ok || depth == maxChunkDepth {
-		return id, nil
+func (l *locator) chunks(id pack.ID, depth int) (culprit, error) {
+	if bad, ok := l.lost[id]; ok {
+		return culprit{id, bad.what}, nil
+	} else if depth == maxChunkDepth {
+		return culprit{id, tooDeep}, nil
 	}
 	num, fine, err := l.known(id)
 	if fine || err != nil {
-		return pack.ID{}, err
+		return culprit{}, err
 	}
 	var refs []chunkRef
 	err = getTyped(l.ctx, l.p, id, pack.Tree, func(body []byte) (err error) {
@@ -241,25 +257,25 @@ func (l *locator) chunks(id pack.ID, depth int) (pack.ID, error) {
 		return err
 	})
 	if damaged(err) {
-		return id, nil
+		return culprit{id, err.Error()}, nil
 	} else if err != nil {
-		return pack.ID{}, err
+		return culprit{}, err
 	}
 	i := slices.IndexFunc(refs, func(ref chunkRef) bool {
 		_, ok := l.lost[ref.id]
 		return ok
 	})
 	if i >= 0 {
-		return refs[i].id, nil
+		return culprit{refs[i].id, l.lost[refs[i].id].what}, nil
 	}
 	for _, ref := range refs {
 		if !ref.tree {
 			continue
 		}
-		if bad, err := l.chunks(ref.id, depth+1); err != nil || !bad.IsZero() {
+		if bad, err := l.chunks(ref.id, depth+1); err != nil || !bad.isNone() {
 			return bad, err
 		}
 	}
 	l.settle(num, id, false)
-	return pack.ID{}, nil
+	return culprit{}, nil
 }

@@ -71,6 +71,53 @@ func TestCheckMalformed(t *testing.T) {
 	}
 }
 
+// TestCheckConfused: objects that are right in one place and of the wrong type in another are
+// told of whichever place is come to first, and damage elsewhere is traced past them.
+func TestCheckConfused(t *testing.T) {
+	for _, c := range []struct {
+		name, want, first, second string
+	}{
+		{"blob then tree", "is a blob, not a tree", "100644", "40000"},
+		{"tree then blob", "is a tree, not a blob", "40000", "100644"},
+		{"link then tree", "is a blob, not a tree", "120000", "40000"},
+	} {
+		for _, damage := range []bool{false, true} {
+			_, dir := newRepo(t, InitOptions{})
+			m := &memRepo{memObjects: memObjects{}}
+			shared := m.blob(3)
+			if c.first == "40000" {
+				shared = m.treeOf("100644 x", m.blob(1))
+			}
+			root := m.treeOf(c.first+" a", shared, c.second+" b", shared)
+			if damage {
+				root = m.treeOf(c.first+" a", shared, c.second+" b", shared, "100644 lost", someID(5))
+			}
+			tip := m.commit(root, 1700000000)
+			writePack(t, dir, m.memObjects)
+			git(t, dir, "update-ref", "refs/heads/a", tip.String())
+			res, lines := check(t, dir, CheckOptions{})
+			text := strings.Join(lines, "\n")
+			if res.Damage < 2 || !strings.Contains(text, c.want) || damage != strings.Contains(text, `"/lost"`) {
+				t.Errorf("%s, %v: %s", c.name, damage, text)
+			}
+		}
+	}
+}
+
+// TestCheckBlobForRoot: a commit whose tree is a blob that a ref leads to.
+func TestCheckBlobForRoot(t *testing.T) {
+	_, dir := newRepo(t, InitOptions{})
+	m := &memRepo{memObjects: memObjects{}}
+	blob := m.blob(3)
+	tip := m.commit(blob, 1700000000)
+	writePack(t, dir, m.memObjects)
+	git(t, dir, "update-ref", "refs/tags/a", blob.String())
+	git(t, dir, "update-ref", "refs/tags/b", tip.String())
+	if _, lines := check(t, dir, CheckOptions{}); !strings.Contains(strings.Join(lines, "\n"), "is a blob, not a tree") {
+		t.Errorf("%q", lines)
+	}
+}
+
 // TestCheckDeep: directories in one another as deep as a path can be made, with
 // damage at the end.
 func TestCheckDeep(t *testing.T) {

@@ -217,10 +217,14 @@ func (w *walker) tip(id pack.ID, t tip) (next []pack.ID, err error) {
 	case pack.Tree:
 		w.queue.put(id)
 	case pack.Commit:
-		if _, news, err := w.reach(c.Tree, true, t.ref); err != nil {
+		num, news, err := w.reach(c.Tree, true, t.ref)
+		switch {
+		case err != nil:
 			return nil, err
-		} else if news {
+		case news:
 			w.queue.put(c.Tree)
+		default:
+			w.wantTree(c.Tree, num)
 		}
 		if t.parents {
 			next = c.Parents
@@ -309,15 +313,26 @@ func (w *walker) item(l *dirList, ref dirRef) (dir bool, err error) {
 		}
 		return false, err
 	case ref.dir():
+		if !news {
+			w.wantTree(id, num)
+		}
 		return news, nil
 	}
 	return false, w.wantBlob(id, num, news, ref.mode() == ModeSymlink)
 }
 
+// wantTree reports an object that was come by before as a blob, and should be a tree. The
+// other types are told by who looks at it.
+func (w *walker) wantTree(id pack.ID, num int) {
+	if num >= 0 && w.blob.has(num) && !w.isBad(id) {
+		w.badObject(BadTree, id, "", wrongType(id, pack.Blob, pack.Tree))
+	}
+}
+
 // wantBlob reports an object that should be a blob and is none, or is too long for the
 // target of a symbolic link.
 func (w *walker) wantBlob(id pack.ID, num int, news, link bool) error {
-	if !news || !w.sizes || w.isBad(id) || num >= 0 && w.blob.has(num) && !link {
+	if !w.sizes || num >= 0 && w.blob.has(num) && !(link && news) || num < 0 && !news || w.isBad(id) {
 		return nil
 	}
 	size, err := w.blobSize(id, num)
