@@ -346,11 +346,12 @@ func (m *Marks) Use(ctx context.Context) ([]PackUse, error) {
 	return uses, nil
 }
 
-// UseOf is Use for one pack.
+// UseOf is Use for one pack. Of one that was published after the census nothing is counted:
+// the zero PackUse.
 func (m *Marks) UseOf(ctx context.Context, name pack.ID) (PackUse, error) {
 	cp := m.pack(name)
 	if cp == nil {
-		return PackUse{}, fmt.Errorf("pack %v is not there any more", name)
+		return PackUse{}, nil
 	}
 	return m.use(ctx, cp)
 }

@@ -425,6 +425,23 @@ func TestUnfinished(t *testing.T) {
 	}
 }
 
+// A save that publishes its packs and ends while a collection marks does not fail it.
+func TestSaveWhileMarking(t *testing.T) {
+	w := newWorld(t, 16)
+	w.save("etc")
+	saved := false
+	w.gc(gc.Options{Yes: true, Progress: func(gc.Result) {
+		if !saved {
+			saved = true
+			w.save("etc")
+		}
+	}})
+	if n := len(w.verify("etc")); n != 2 {
+		t.Errorf("%d saves, want 2", n)
+	}
+	w.fsck()
+}
+
 func TestNow(t *testing.T) {
 	w := newWorld(t, 64)
 	for range 8 {
