@@ -305,7 +305,7 @@ func (l *Living) make(ctx context.Context, m *mirror, on *livingFiles, s *repo.S
 	if on != nil {
 		x.last, x.dropped, x.copies = on.g, dropsOf(on.g), on.copies
 		x.from = on
-		if err := l.choose(x, on.g, step); err != nil {
+		if err := l.choose(ctx, x, on.g, step); err != nil {
 			return err
 		}
 		if err := l.fits(len(x.files), step); err != nil {
@@ -327,7 +327,7 @@ func (l *Living) make(ctx context.Context, m *mirror, on *livingFiles, s *repo.S
 }
 
 // choose takes the packs of the generation before that stay, and those that were sent.
-func (l *Living) choose(x *mirror, g *Generation, step repo.Step) error {
+func (l *Living) choose(ctx context.Context, x *mirror, g *Generation, step repo.Step) error {
 	gone := make(map[string]bool)
 	for _, name := range step.Drop {
 		gone[name] = true
@@ -344,7 +344,14 @@ func (l *Living) choose(x *mirror, g *Generation, step repo.Step) error {
 			continue
 		}
 		p, ok := l.sent.get(name)
-		if !ok || !p.visible(g.N) || x.dropped[p.pack.Key] || x.dropped[p.idx.Key] {
+		ok = ok && p.visible(g.N) && !x.dropped[p.pack.Key] && !x.dropped[p.idx.Key]
+		if ok && l.o.Now().Sub(p.at) >= sentAge {
+			var err error
+			if ok, err = l.there(ctx, &p); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		if !ok {
 			// Another machine may have sent the very same, named it, and let go of it. When it is
 			// forgotten here, the next run sends it again.
 			return errors.Join(&repo.BusyError{What: name, Hint: "it was sent long ago, or taken away at another machine; run it again"}, l.sent.drop([]string{name}))

@@ -269,6 +269,20 @@ func (l *Living) begin(id string) func(context.Context) error {
 	}
 }
 
+// there reports whether a pack is there that was sent long ago: what nobody has named since may
+// have been dropped, deleted and forgotten. A prune that drops it from now on takes the number
+// that the next generation is to have.
+func (l *Living) there(ctx context.Context, p *sentPack) (bool, error) {
+	for _, f := range []File{p.pack, p.idx} {
+		if _, err := l.b.verify(ctx, f, false); errors.Is(err, errDamaged) {
+			return false, nil
+		} else if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
 // packOf returns the name of the pack that a file is of.
 func packOf(name string) (stem string, ok bool) {
 	dir, base := filepath.Split(name)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path"
 	"path/filepath"
 	"slices"
@@ -237,8 +236,11 @@ func (m *mirror) follow(ctx context.Context) (err error) {
 	return err
 }
 
-// doubted reports whether nothing that the last generation says is believed.
-func (m *mirror) doubted() bool { return m.result.Before != "" || len(m.result.Broken) > 0 }
+// doubted reports whether nothing that the last generation says is believed. A manifest that was
+// passed over may say that the number of the last one was free: what that names may be gone.
+func (m *mirror) doubted() bool {
+	return m.result.Before != "" || len(m.result.Broken) > 0 || m.last != nil && m.last.allFreed().has(m.last.N)
+}
 
 // finish makes the manifest, and ends what earlier runs began.
 func (m *mirror) finish(ctx context.Context) error {
@@ -350,15 +352,15 @@ func (m *mirror) catchUp(ctx context.Context) error {
 	was := m.files
 	m.files = nil
 	for _, f := range was {
-		if old, ok := m.last.File(f.Name); ok && old == f {
+		if old, ok := m.last.File(f.Name); ok && old == f && !m.doubted() {
 			m.add(f)
 			continue
 		}
-		o, err := m.b.Objects.Stat(ctx, m.b.Prefix+f.Key, f.Version)
+		_, err := m.b.verify(ctx, f, false) // others may have sent other bytes when it was gone
 		switch {
-		case err == nil && o.Size == f.stored().Size && !m.dropped[f.Key]:
+		case err == nil && !m.dropped[f.Key]:
 			m.add(f)
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
+		case err != nil && !errors.Is(err, errDamaged):
 			return err
 		default:
 			if err := m.sendAgain(ctx, f.Name); err != nil {

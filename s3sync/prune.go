@@ -29,7 +29,7 @@ import (
 // delete. So each manifest of a prune says two things more. First, of what numbers the manifests
 // may be gone: one that is put there later does not count, and who put it begins again
 // (Bucket.counts). Second, by what prunes each key may be deleted. If that was one, a key that is
-// gone is forgotten, as it cannot be deleted twice. If another prune took over, because the
+// gone is forgotten, as it is not deleted twice (deleteOld). If another prune took over, because the
 // first one was slow or had died, the key stays dropped for a long time (sharedGrace) even when
 // it is gone: it is not named again, so that the slow one can do no harm.
 //
@@ -326,7 +326,12 @@ func (p *prune) decide() {
 		d, old := was[key]
 		delete(was, key)
 		if !p.unneeded(key) {
-			p.changes = p.changes || old && d.First == 0
+			switch {
+			case old && d.First == 0:
+				p.changes = true
+			case old && !p.needed[key]: // it was gone, and was sent by somebody who does not know that it is dropped
+				p.drops = append(p.drops, d)
+			}
 			continue
 		}
 		bytes := int64(0)
@@ -394,7 +399,8 @@ func (p *prune) free() {
 	}
 	freed := gaps(p.highest+1, taken)
 	for _, d := range p.drops {
-		if n, ok := parseManifestKey(d.Key); ok && d.First > 0 && strings.HasPrefix(d.Key, keyManifests) {
+		n, ok := parseManifestKey(d.Key)
+		if ok && d.First > 0 && strings.HasPrefix(d.Key, keyManifests) && n > 0 && n <= p.highest { // it may be anybody's word
 			freed = append(freed, Span{n, n})
 		}
 	}

@@ -19,7 +19,7 @@ func (p *prune) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := sweep{prune: p, now: o.Modified, end: p.o.Now().Add(sweepTime)}
+	s := sweep{prune: p, now: o.Modified, end: p.now.Add(sweepTime)}
 	var copies, data []string
 	for _, d := range p.drops { // manifests come in the order of their keys
 		if at, _ := p.droppedAt(d.Since); !p.due[d.Key] || s.now.Sub(at) < pruneGrace {
@@ -49,8 +49,8 @@ func (p *prune) sweep(ctx context.Context) error {
 
 type sweep struct {
 	*prune
-	now time.Time // by the clock of the store
-	end time.Time // by ours; nothing is deleted after that
+	now time.Time // of our manifest, by the clock of the store
+	end time.Time // by our clock; nothing is deleted after that
 
 	mu  sync.Mutex
 	why error // the first refusal that no lock explains
@@ -126,12 +126,15 @@ func (s *sweep) delete(ctx context.Context, key string) (gone bool, err error) {
 		} else if err != nil {
 			return false, err
 		}
-		versions = []Object{o}
+		if o.Modified.After(s.now) {
+			return true, nil // what was dropped is gone, and this came after it
+		}
+		o.Key, versions = whole, []Object{o}
 	}
 	gone = true
 	for _, o := range versions {
 		bytes += o.Size
-		err := s.b.Objects.Delete(ctx, whole, o.Version)
+		err := s.deleteOld(ctx, o)
 		if err == nil {
 			continue
 		}
@@ -153,6 +156,28 @@ func (s *sweep) delete(ctx context.Context, key string) (gone bool, err error) {
 	}
 	s.count(gone, bytes)
 	return gone, nil
+}
+
+// deleteOld deletes a version of an object. If an answer is lost, and it is gone then, it is not
+// asked for again: what is sent under the key after that, maybe weeks later, is not ours to delete.
+func (s *sweep) deleteOld(ctx context.Context, o Object) error {
+	patient, ok := s.b.Objects.(*Patient)
+	if !ok {
+		return s.b.Objects.Delete(ctx, o.Key, o.Version)
+	}
+	failed := false
+	return patient.again(ctx, "delete", o.Key, 0, func(ctx context.Context) error {
+		if failed {
+			at, err := patient.Objects.Stat(ctx, o.Key, o.Version)
+			if errors.Is(err, fs.ErrNotExist) || err == nil && at.Modified.After(s.now) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+		}
+		failed = true
+		return patient.Objects.Delete(ctx, o.Key, o.Version)
+	})
 }
 
 func (s *sweep) refused(err error) {
