@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/kedgebackup/kedge/internal/fsx"
@@ -245,16 +246,18 @@ func frameOf(kind wire.Kind, body []byte) []byte {
 // TestPatience: a client that is slow but goes on is not cut off.
 func TestPatience(t *testing.T) {
 	p := newPlace(t)
-	o := p.options(t, access.Append)
-	o.Limits = Limits{First: 5 * time.Second, Idle: time.Second}
-	c := dialRaw(t, o)
-	for range 6 {
-		time.Sleep(300 * time.Millisecond)
-		c.must(wire.Ping)
-	}
-	if err := c.leave(); err != nil {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		o := p.options(t, access.Append)
+		o.Limits = Limits{First: 5 * time.Second, Idle: time.Second}
+		c := dialRaw(t, o)
+		for range 6 {
+			time.Sleep(900 * time.Millisecond)
+			c.must(wire.Ping)
+		}
+		if err := c.leave(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestCancel: the end of the context ends a connection that waits, and one that works;
@@ -279,7 +282,7 @@ func TestCancel(t *testing.T) {
 		far.Close()
 		state(t, p.root)
 	}
-	for range 100 {
+	for range 1000 {
 		if runtime.NumGoroutine() <= start {
 			return
 		}

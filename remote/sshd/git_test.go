@@ -9,7 +9,7 @@ import (
 // A client may set GIT_PROTOCOL to the one value that means anything here, before it asks
 // for git-upload-pack. It gets the version of the protocol that it asks for.
 func TestGitProtocol(t *testing.T) {
-	h := newHouse(t, nil)
+	h := newHouse(t, calm)
 	const plain = `0000000000000000000000000000000000000000 capabilities^{}`
 	for _, x := range []struct {
 		value string

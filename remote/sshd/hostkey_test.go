@@ -80,7 +80,7 @@ func rotating(t *testing.T) (h *house, now, next ssh.PublicKey) {
 	t.Helper()
 	h = newHouse(t, func(s *Server) {
 		s.signers = append(s.signers, newSigner(t))
-		s.times.command = 10 * time.Second
+		calm(s)
 	})
 	return h, h.s.signers[0].PublicKey(), h.s.signers[1].PublicKey()
 }
@@ -192,7 +192,7 @@ func TestRotation(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			return err
 		}
-		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 			if text, _ := os.ReadFile(known); strings.Contains(string(text), h.s.HostKeys()[len(h.s.HostKeys())-1].Line) {
 				break
 			}

@@ -112,7 +112,7 @@ func TestKeysWhileConnected(t *testing.T) {
 		"nobody may trust the file": {func(_ *house, file, _ string) error { return os.Chmod(file, 0o666) }, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHouse(t, nil)
+			h := newHouse(t, calm)
 			text, err := os.ReadFile(h.s.o.AuthorizedKeys)
 			if err != nil {
 				t.Fatal(err)
@@ -127,7 +127,7 @@ func TestKeysWhileConnected(t *testing.T) {
 				}
 				return
 			}
-			words, code := k.end(5 * time.Second)
+			words, code := k.end(20 * time.Second)
 			if code != 6 || words != "kedge: refused: the key is not let in any more, or has other rights now\n" {
 				t.Errorf("exit %d, %q", code, words)
 			}
@@ -140,14 +140,14 @@ func TestKeysWhileConnected(t *testing.T) {
 
 // Who does not end while there is grace is told why it is ended.
 func TestEndOfGrace(t *testing.T) {
-	h := newHouse(t, nil)
+	h := newHouse(t, calm)
 	k := h.talk(h.a)
 	at := time.Now()
 	h.stop()
 	if err := k.say("help"); err != nil {
 		t.Errorf("while there is grace: %v", err)
 	}
-	words, code := k.end(5 * time.Second)
+	words, code := k.end(20 * time.Second)
 	if code != 7 || !strings.Contains(words, "it is being stopped") {
 		t.Errorf("exit %d, %q", code, words)
 	}

@@ -299,7 +299,7 @@ func TestAttacksAfterLogin(t *testing.T) {
 
 // Keys are exchanged as often as a client likes, and the session goes on.
 func TestRekeyStorm(t *testing.T) {
-	h := newHouse(t, nil)
+	h := newHouse(t, calm)
 	config := h.config(h.a)
 	config.RekeyThreshold = 256
 	c, err := ssh.Dial("tcp", h.addr, config)
@@ -321,7 +321,7 @@ func TestRekeyStorm(t *testing.T) {
 
 // A client that is silent but alive stays; one that no longer answers goes.
 func TestKeepalive(t *testing.T) {
-	h := newHouse(t, nil)
+	h := newHouse(t, calm)
 	s, err := h.dial(h.a).NewSession()
 	if err != nil {
 		t.Fatal(err)
@@ -367,7 +367,7 @@ func TestOpenSSHClient(t *testing.T) {
 	if err != nil {
 		t.Skip("no ssh")
 	}
-	h := newHouse(t, func(s *Server) { s.times.command = 10 * time.Second })
+	h := newHouse(t, calm)
 	dir := t.TempDir()
 	key := filepath.Join(dir, "key")
 	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
