@@ -62,7 +62,7 @@ func newApart(t *testing.T, w way, delay time.Duration) *apart {
 		within(a.there, func() { c, err = net.Dial("tcp", at) })
 		return c, err
 	}
-	for range 200 {
+	for range 1200 {
 		if c, err := dial(); err == nil {
 			c.Close()
 			a.listen(t, at, dial)

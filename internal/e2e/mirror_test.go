@@ -41,7 +41,7 @@ func startGateway(t testing.TB) *gateway {
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY=kedge", "ROOT_SECRET_KEY=kedgesecret")
 	check(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	for range 200 {
+	for range 1200 {
 		if r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", port)); err == nil {
 			r.Body.Close()
 			if r.StatusCode == http.StatusOK {

@@ -139,7 +139,7 @@ func (s *server) up(t testing.TB) {
 	check(t, s.cmd.Start())
 	cmd := s.cmd
 	t.Cleanup(func() { stop(cmd, syscall.SIGTERM) })
-	for range 200 {
+	for range 1200 {
 		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
 		if err == nil {
 			c.Close()
