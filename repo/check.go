@@ -138,6 +138,9 @@ func Check(ctx context.Context, p *Packs, o CheckOptions, report func(Finding)) 
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
+	if o.Quick && len(o.Names) > 0 { // who asks over a connection can send anything
+		return CheckResult{}, &ConfigError{Reason: "a quick check is of whole files, and does not go with names"}
+	}
 	c := &checker{p: p, ctx: ctx, o: o, report: report, lost: make(map[pack.ID]*badness)}
 	if err := p.refresh(ctx); err != nil {
 		return c.result, err

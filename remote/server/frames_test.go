@@ -309,6 +309,16 @@ func TestMirror(t *testing.T) {
 }
 
 // TestCheck: findings come as notes, and the result as the reply.
+func TestCheckQuickNames(t *testing.T) {
+	p := newPlace(t)
+	c := dialRaw(t, p.options(t, access.Read))
+	ask := wire.CheckRequest{Quick: true, Names: []string{"x"}}
+	if _, err := c.ask(wire.Check, ask.Append(nil)); !errors.As(err, new(*repo.ConfigError)) {
+		t.Errorf("a quick check of a name: %v", err)
+	}
+	c.must(wire.Ping)
+}
+
 func TestCheck(t *testing.T) {
 	p := newPlace(t)
 	for _, damaged := range []bool{false, true} {
