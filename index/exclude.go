@@ -17,7 +17,9 @@ import (
 // nothing. It may not be changed once an update uses it.
 //
 // What is excluded is not listed, nor is anything below it; records of it that
-// an earlier run made are marked as gone.
+// an earlier run made are marked as gone. A root itself is never excluded, only
+// what is below it: who asks for a path by name and gets an empty save without
+// a word finds out when it is too late.
 type Exclude struct {
 	// Caches leaves out what lies in a directory marked as a cache: one with a
 	// regular file CACHEDIR.TAG that begins with the signature of the Cache

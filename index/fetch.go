@@ -27,6 +27,7 @@ type listing struct {
 	chunks  []*chunk // as many as the names need; nil where not asked for
 	err     error    // the directory could not be opened or read
 	foreign bool     // of another file system, and not to be entered
+	asked   bool     // its name is that of a root, which nothing excludes
 	done    chan struct{}
 	ready   bool // done was received
 }
@@ -204,7 +205,7 @@ func (f *fetcher) describe(l *listing, c *chunk, first int, dir *fsx.Dir, dirPat
 	n := min(chunkSize, len(l.names.list)-first)
 	c.st = c.st[:n]
 	clear(c.st)
-	filters := f.exclude.filters()
+	filters := !l.asked && f.exclude.filters()
 	if filters {
 		path = append(path[:0], keyOf(dirPath)...)
 	}

@@ -243,6 +243,38 @@ func TestExcluded(t *testing.T) {
 	}
 }
 
+// TestExcludedRoot: what was asked for by name is looked at, whatever a pattern
+// says of it, but what is below it is not if it is excluded too.
+func TestExcludedRoot(t *testing.T) {
+	for _, pattern := range []struct {
+		say string
+		add func(x *Exclude, src string) error
+	}{
+		{"path", func(x *Exclude, src string) error {
+			return errors.Join(x.AddPath(src+"/d"), x.AddPath(src+"/f"), x.AddPath(src+"/d/sub"))
+		}},
+		{"glob", func(x *Exclude, _ string) error { return errors.Join(x.AddGlob("d"), x.AddGlob("f"), x.AddGlob("sub")) }},
+		{"regexp", func(x *Exclude, _ string) error { return errors.Join(x.AddRegexp("/$"), x.AddRegexp("/f$")) }},
+	} {
+		t.Run(pattern.say, func(t *testing.T) {
+			src, name := scratch(t)
+			mktree(t, src, "d/g", "d/sub/x", "f")
+			var x Exclude
+			if err := pattern.add(&x, src); err != nil {
+				t.Fatal(err)
+			}
+			o := Options{File: name, Roots: []string{src + "/d", src + "/f"}, Exclude: &x}
+			update(t, o)
+			update(t, o)
+			wantLines(t, "asked for", statuses(t, name, src), "A ./d/g", "A ./d", "A ./f")
+			o.Roots = append(o.Roots, src) // now they are below a root
+			update(t, o)
+			got := slices.DeleteFunc(statuses(t, name, src), func(s string) bool { return s[0] == 'D' })
+			wantLines(t, "below a root", got, "A .")
+		})
+	}
+}
+
 // TestSkip: the repository, the index itself and its neighbours are not listed.
 func TestSkip(t *testing.T) {
 	src, _ := scratch(t)

@@ -96,7 +96,7 @@ func (w *walk) begin() error {
 	w.path = append(w.path[:0], keyOf(dir)...)
 	w.frames = append(w.frames, frame{l: l, dir: d, st: st, key: len(w.path), above: true})
 	if base != "" {
-		l.chunks = append(l.chunks, nil)
+		l.chunks, l.asked = append(l.chunks, nil), true
 		err = l.names.add(base, unix.DT_UNKNOWN)
 		w.fetch.hide(l, dir)
 		return err

@@ -34,7 +34,8 @@ Patterns: --exclude takes a path and leaves out it and all below it. --exclude-r
 takes a regular expression of RE2's syntax that may match anywhere in the absolute
 path, in which a directory ends in a slash. --exclude-glob takes a shell pattern:
 one with a slash at its front is held against the absolute path, any other against
-each end of it; ** stands for any number of directories.`
+each end of it; ** stands for any number of directories. A PATH that is given is never
+left out itself, only what is below it.`
 
 const indexExample = `  kedge index -x --exclude-caches /home
   kedge index --exclude-glob '**/node_modules' --exclude /home/tmp /home
