@@ -46,11 +46,10 @@ func (a *app) catFileCommand() *cobra.Command {
 		}
 		defer a.closeRepo(r)
 		v := repo.VFS{Repo: r}
-		chain, err := v.Resolve(ctx, args[0], repo.ResolveOptions{Follow: true, Meta: *asMeta})
+		n, err := a.catNode(ctx, &v, args[0], !*asMeta && a.name != "bup")
 		if err != nil {
 			return err
 		}
-		n := &chain[len(chain)-1]
 		switch {
 		case n.Kind != repo.NodeItem && n.Kind != repo.NodeSave:
 			return usagef("%s names nothing that was saved: write NAME/SAVE/PATH", quote(args[0]))
@@ -61,6 +60,23 @@ func (a *app) catFileCommand() *cobra.Command {
 		}
 		return a.catFile(ctx, r, args[0], n)
 	})
+}
+
+// catNode finds what a path names. The metadata of a symbolic link are its own,
+// and bup's cat-file does not follow one at the end of a path for its content
+// either; latest is always followed. Only the metadata tell a pipe or a device
+// from an empty file.
+func (a *app) catNode(ctx context.Context, v *repo.VFS, path string, follow bool) (*repo.Node, error) {
+	o := repo.ResolveOptions{Follow: follow, Meta: true}
+	chain, err := v.Resolve(ctx, path, o)
+	if err == nil && !follow && chain[len(chain)-1].Kind == repo.NodeLatest {
+		o.Follow = true
+		chain, err = v.Resolve(ctx, path, o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &chain[len(chain)-1], nil
 }
 
 // wrongKind says that a path is there, but is not of the kind that was asked for.
