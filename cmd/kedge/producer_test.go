@@ -99,7 +99,7 @@ func TestProducerCancelledBefore(t *testing.T) {
 // waitDead waits until a process is gone, or nobody's child any more.
 func waitDead(t *testing.T, pid int) {
 	t.Helper()
-	for range 100 {
+	for range 1200 {
 		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 		if err != nil || strings.Contains(string(stat), ") Z ") {
 			return
