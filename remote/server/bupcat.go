@@ -17,6 +17,19 @@ const (
 	blobKept    = 256 << 10 // bytes
 )
 
+// Trees in one another are held while what is below them is sent. Whoever may add objects
+// can nest large ones, or a million small ones: what they take together has a limit, the
+// largest tree twice.
+const (
+	maxHeld  = 2 * maxObject
+	treeHead = 256 // bytes that one takes beside its own
+
+	// Sixty trees that each name the next one twice are 2^60 on the way through; a directory
+	// of a save always has metadata, which is sent. As long as something is sent, a client
+	// that has left is noticed; without, this is the end.
+	maxEmpty = 100_000
+)
+
 // revision finds the object that a revision names, as repo.Revision does.
 func (s *session) revision(ctx context.Context, rev string) (pack.ID, error) {
 	p, err := s.opened(ctx)
@@ -62,6 +75,9 @@ type joiner struct {
 	s     *session
 	p     *repo.Packs
 	trees []repo.TreeScanner // those that are being read, the innermost last
+	held  []int              // bytes that each of them takes
+	total int                // of held
+	empty int                // trees that were come to since something was sent
 	ids   []pack.ID          // of blobs to be sent
 }
 
@@ -100,7 +116,7 @@ func (j *joiner) walk(id pack.ID) error {
 			if err := t.Err(); err != nil {
 				return err
 			}
-			j.trees = j.trees[:len(j.trees)-1]
+			j.leave()
 			continue
 		}
 		switch {
@@ -120,13 +136,30 @@ func (j *joiner) walk(id pack.ID) error {
 }
 
 func (j *joiner) enter(id pack.ID) error {
+	if j.empty++; j.empty > maxEmpty {
+		return fmt.Errorf("%d trees, with nothing in them", maxEmpty)
+	}
 	return j.p.Get(j.ctx, []pack.ID{id}, func(_ int, t pack.Type, body []byte) error {
 		if t != pack.Tree {
 			return &pack.CorruptError{File: "object " + id.String(), Off: -1, Reason: fmt.Sprintf("is a %v and not a tree", t)}
 		}
+		n := len(body) + treeHead
+		if j.total+n > maxHeld {
+			return fmt.Errorf("tree %v: with those that it is in it has more than %d bytes", id, maxHeld)
+		}
 		j.trees = append(j.trees, repo.NewTreeScanner(bytes.Clone(body)))
+		j.held = append(j.held, n)
+		j.total += n
 		return nil
 	})
+}
+
+// leave goes back to the tree that the innermost is in.
+func (j *joiner) leave() {
+	last := len(j.trees) - 1
+	j.total -= j.held[last]
+	j.trees[last] = repo.TreeScanner{}
+	j.trees, j.held = j.trees[:last], j.held[:last]
 }
 
 // flush sends the blobs that were found.
@@ -164,6 +197,7 @@ func (j *joiner) send(body []byte) error {
 	if len(body) == 0 {
 		return nil
 	}
+	j.empty = 0
 	j.s.putUint32(uint32(len(body)))
 	_, err := j.s.out.Write(body)
 	return err

@@ -63,6 +63,7 @@ func receive(ctx context.Context, s *session, _ string) error {
 		if err != nil {
 			return err
 		}
+		size := int64(n) - recordHead // of the entry, if it is one
 		switch n {
 		case recordFinish:
 			return s.finish(ctx)
@@ -74,11 +75,16 @@ func receive(ctx context.Context, s *session, _ string) error {
 				return err
 			}
 		}
-		if err := b.up.put(repo.Trees, e); err != nil {
+		if size > bufferKept {
+			err = s.receiveLarge(ctx, e, size)
+		} else {
+			err = b.up.put(repo.Trees, e)
+		}
+		if err != nil {
 			return err
 		}
 		b.objects++
-		b.bytes += int64(len(e.Bytes))
+		b.bytes += size
 		if b.objects >= maxPackObjects || b.bytes >= maxPackBytes {
 			if err := s.publish(ctx); err != nil {
 				return err
@@ -87,7 +93,35 @@ func receive(ctx context.Context, s *session, _ string) error {
 	}
 }
 
-// readRecord reads a record. The entry is valid until the next one is read.
+// receiveLarge takes in an object that is too large to wait in memory until it is looked
+// at: it comes into a file, as a long Add does.
+func (s *session) receiveLarge(ctx context.Context, e pack.Entry, size int64) error {
+	u := s.bup.up
+	if err := u.failure(); err != nil {
+		return err
+	}
+	file, err := u.session.Spool(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		file.Abort()
+		_ = u.spool(ctx, 0) // which can only be less
+	}()
+	if err := u.spool(ctx, size); err != nil {
+		return u.fail(err)
+	}
+	if _, err := io.CopyN(file, s.in, size); err != nil {
+		return midway(err)
+	}
+	return u.storeAlone(ctx, file, size, func(b []byte) (repo.Class, []pack.Entry, error) {
+		e.Bytes = b
+		return repo.Trees, []pack.Entry{e}, nil
+	})
+}
+
+// readRecord reads a record. The entry is valid until the next one is read; one of more
+// than bufferKept bytes is left to be read.
 func (s *session) readRecord() (n uint32, e pack.Entry, err error) {
 	var head [4 + recordHead]byte
 	if _, err := io.ReadFull(s.in, head[:4]); err != nil {
@@ -105,31 +139,19 @@ func (s *session) readRecord() (n uint32, e pack.Entry, err error) {
 	}
 	e.ID, _, _ = pack.CutID(head[4:])
 	e.CRC = binary.BigEndian.Uint32(head[4+recordHead-4:])
-	if s.bup.record, err = readAtMost(s.in, s.bup.record[:0], int(n)-recordHead); err != nil {
+	size := int(n) - recordHead
+	if size > bufferKept {
+		return n, e, nil
+	}
+	if cap(s.bup.record) < size {
+		s.bup.record = make([]byte, size, max(size, 64<<10))
+	}
+	s.bup.record = s.bup.record[:size]
+	if _, err := io.ReadFull(s.in, s.bup.record); err != nil {
 		return n, e, midway(err)
 	}
 	e.Bytes = s.bup.record
-	if cap(s.bup.record) > bufferKept {
-		s.bup.record = nil
-	}
 	return n, e, nil
-}
-
-// readAtMost appends n bytes to buf. It takes memory for bytes that came, and not much
-// for those that are only announced.
-func readAtMost(r io.Reader, buf []byte, n int) ([]byte, error) {
-	for n > 0 {
-		at, step := len(buf), min(n, 1<<20)
-		if cap(buf)-at < step {
-			buf = append(make([]byte, 0, max(2*cap(buf), at+step)), buf...)
-		}
-		buf = buf[:at+step]
-		if _, err := io.ReadFull(r, buf[at:]); err != nil {
-			return buf, err
-		}
-		n -= step
-	}
-	return buf, nil
 }
 
 // suggest tells the client of an idx that has an object which it sent for nothing.
