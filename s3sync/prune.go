@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -23,7 +22,8 @@ import (
 // because its number was free: so after the second manifest no generation can appear that
 // needs what is deleted, however long a mirror has been under way, and a generation that
 // appeared before it was seen by the second mark. Nothing here depends on clocks but how long
-// the grace is, and that is measured by the clock of the store.
+// the grace is, and that is measured by the clock of the store: from the manifest that drops a
+// key first, which is read. A line about it in a later one may be anybody's word.
 //
 // That has to hold for whoever stands still for weeks, a mirror as well as a prune that may
 // delete. So each manifest of a prune says two things more. First, of what numbers the manifests
@@ -119,7 +119,8 @@ type prune struct {
 	drops   []Drop          // sorted by key
 	freed   Spans           // numbers
 	due     map[string]bool // keys that this run may delete
-	changes bool            // there is something to be done
+	dated   map[uint64]dropping
+	changes bool // there is something to be done
 	result  PruneResult
 }
 
@@ -132,6 +133,9 @@ func (p *prune) mark(ctx context.Context) error {
 		return err
 	}
 	if err := p.old(ctx); err != nil {
+		return err
+	}
+	if err := p.date(ctx); err != nil {
 		return err
 	}
 	p.decide()
@@ -283,146 +287,6 @@ func (p *prune) old(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// ownKey is what keys of a repository look like, apart from manifests. Others are left alone:
-// another repository may be mirrored to a prefix below this one.
-var ownKey = regexp.MustCompile(`^(objects/pack/pack-[^/]+|data/[0-9a-f]{32}|kedge/segments/[^/]+|state/[0-9a-f]{64}(~[0-9]+)?|RESTORE\.txt(~[0-9]+)?)$`)
-
-// unneeded reports whether a key is one that a prune drops.
-func (p *prune) unneeded(key string) bool {
-	if p.needed[key] {
-		return false
-	}
-	if n, ok := parseManifestKey(key); ok && (strings.HasPrefix(key, keyManifests) || strings.HasPrefix(key, keyBases)) {
-		return n <= p.last.N
-	}
-	if !ownKey.MatchString(key) {
-		return false
-	}
-	for _, o := range p.there[key] {
-		if !p.named[key] && p.now.Sub(o.Modified) < unnamedAge {
-			return false
-		}
-	}
-	return true
-}
-
-// decide says what is dropped, and how long it has been.
-func (p *prune) decide() {
-	was := make(map[string]Drop)
-	for _, d := range p.last.allDrops() {
-		was[d.Key] = d
-		if p.there[d.Key] != nil {
-			p.needed[manifestKey(keyBases, d.Since)] = true // tells the time
-		}
-		if d.shared() {
-			p.needed[manifestKey(keyBases, d.Last)] = true
-		}
-	}
-	next := p.highest + 1
-	p.due = make(map[string]bool)
-	for key, versions := range p.there {
-		d, old := was[key]
-		delete(was, key)
-		if !p.unneeded(key) {
-			switch {
-			case old && d.First == 0:
-				p.changes = true
-			case old && !p.needed[key]: // it was gone, and was sent by somebody who does not know that it is dropped
-				p.drops = append(p.drops, d)
-			}
-			continue
-		}
-		bytes := int64(0)
-		for _, o := range versions {
-			bytes += o.Size
-		}
-		at, known := p.droppedAt(d.Since)
-		switch {
-		case !old || !known:
-			d.Key, d.Since = key, next
-			p.result.Dropped++
-			p.result.DroppedBytes += bytes
-			p.changes = true
-		case p.now.Sub(at) < pruneGrace:
-			p.wait(at, bytes)
-		case p.o.DryRun:
-			p.result.Deleted++
-			p.result.DeletedBytes += bytes
-		default:
-			p.changes = true
-			p.due[key] = true
-			if d.First == 0 || !p.exact(versions) {
-				d.allow(next)
-			}
-		}
-		p.drops = append(p.drops, d)
-	}
-	for _, d := range was {
-		p.keepDropped(d)
-	}
-	slices.SortFunc(p.drops, func(a, b Drop) int { return strings.Compare(a.Key, b.Key) })
-	p.free()
-}
-
-// keepDropped keeps a key dropped that is gone, if somebody may yet delete what comes to stand
-// there.
-func (p *prune) keepDropped(d Drop) {
-	if !d.shared() {
-		return
-	}
-	at, known := p.droppedAt(d.Last)
-	if known && p.now.Sub(at) >= sharedGrace {
-		return
-	}
-	if !known { // the time begins anew
-		d.Last = p.highest + 1
-	}
-	p.drops = append(p.drops, d)
-}
-
-// exact reports whether no more than what is listed is deleted, and nothing that comes later
-// under the same key. What was put before a bucket kept versions, or while it does not, has the
-// version "null" each time.
-func (p *prune) exact(versions []Object) bool {
-	return p.all && !slices.ContainsFunc(versions, func(o Object) bool { return o.Version == "" || o.Version == "null" })
-}
-
-// free finds the numbers of which the manifest is gone, or may go.
-func (p *prune) free() {
-	var taken []uint64
-	for _, n := range slices.Backward(p.numbers) {
-		if !p.copied[n] {
-			taken = append(taken, n)
-		}
-	}
-	freed := gaps(p.highest+1, taken)
-	for _, d := range p.drops {
-		n, ok := parseManifestKey(d.Key)
-		if ok && d.First > 0 && strings.HasPrefix(d.Key, keyManifests) && n > 0 && n <= p.highest { // it may be anybody's word
-			freed = append(freed, Span{n, n})
-		}
-	}
-	p.freed = p.last.allFreed().and(freed)
-}
-
-func (p *prune) wait(since time.Time, bytes int64) {
-	p.result.Waiting++
-	p.result.WaitingBytes += bytes
-	if due := since.Add(pruneGrace); p.result.Next.IsZero() || due.Before(p.result.Next) {
-		p.result.Next = due
-	}
-}
-
-// droppedAt returns when the store says that a prune was.
-func (p *prune) droppedAt(n uint64) (time.Time, bool) {
-	for _, dir := range []string{keyBases, keyManifests} {
-		if list := p.there[manifestKey(dir, n)]; len(list) > 0 {
-			return list[0].Modified, !list[0].Modified.IsZero()
-		}
-	}
-	return time.Time{}, false
 }
 
 // commit makes the manifest: the newest generation again, with what is dropped now.

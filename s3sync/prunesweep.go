@@ -22,7 +22,7 @@ func (p *prune) sweep(ctx context.Context) error {
 	s := sweep{prune: p, now: o.Modified, end: p.now.Add(sweepTime)}
 	var copies, data []string
 	for _, d := range p.drops { // manifests come in the order of their keys
-		if at, _ := p.droppedAt(d.Since); !p.due[d.Key] || s.now.Sub(at) < pruneGrace {
+		if at, _ := p.droppedAt(d); !p.due[d.Key] || s.now.Sub(at) < pruneGrace {
 			continue
 		}
 		switch {

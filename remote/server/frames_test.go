@@ -308,7 +308,7 @@ func TestMirror(t *testing.T) {
 	}
 }
 
-// TestCheck: findings come as notes, and the result as the reply.
+// TestCheckQuickNames: what goes together in no command is refused.
 func TestCheckQuickNames(t *testing.T) {
 	p := newPlace(t)
 	c := dialRaw(t, p.options(t, access.Read))
@@ -319,6 +319,7 @@ func TestCheckQuickNames(t *testing.T) {
 	c.must(wire.Ping)
 }
 
+// TestCheck: findings come as notes, and the result as the reply.
 func TestCheck(t *testing.T) {
 	p := newPlace(t)
 	for _, damaged := range []bool{false, true} {
